@@ -1,0 +1,87 @@
+"""Which passage supports a sentence: every figure in it, and most of its words.
+
+Markers are attached here and never taken from the model: a small model invents them.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retrieval.index import Found
+from retrieval.language import sentences
+
+NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+LEAST_OVERLAP = 0.5
+"""Share of a sentence's words that its passage must hold."""
+_TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:[.,:]\d+)*|[\u3400-\u9fff]+")
+_EMPTY_WORDS = frozenset(
+    "a an and are as at be by can do does for from has have if in is it its of on or so that the their then there "
+    "this to was we will with you your".split()
+)
+_MARKER = re.compile(r"\s*\[\d+\]")
+
+
+@dataclass(frozen=True)
+class Citation:
+    n: int
+    path: str
+    heading: str
+    quote: str
+    score: float
+    """Cosine of the passage with the question."""
+
+
+def words(text: str) -> frozenset[str]:
+    """What overlap is counted on: English content words, numbers, pairs of Chinese characters."""
+    found: set[str] = set()
+    for token in _TOKEN.findall(text.lower()):
+        if "\u3400" <= token[0] <= "\u9fff":
+            found.update(token[i : i + 2] for i in range(max(1, len(token) - 1)))
+        elif token not in _EMPTY_WORDS:
+            found.add(token)
+    return frozenset(found)
+
+
+def numbers(text: str) -> frozenset[str]:
+    """The figures in a text, thousands separators removed."""
+    return frozenset(number.replace(",", "").rstrip(".:") for number in NUMBER.findall(text))
+
+
+def overlap(sentence: str, text: str) -> float:
+    """The share of the sentence's words that `text` holds; 0 if it lacks one of the sentence's figures."""
+    mine = words(sentence)
+    if not mine or not numbers(sentence) <= numbers(text):
+        return 0.0
+    return len(mine & words(text)) / len(mine)
+
+
+def without_markers(text: str) -> str:
+    """`text` without markers that the model wrote."""
+    return _MARKER.sub("", text)
+
+
+class Citer:
+    """Cites sentence by sentence, numbering passages in the order in which they are first cited."""
+
+    def __init__(self, found: Sequence[Found]) -> None:
+        self._found = found
+        self._numbers: dict[str, int] = {}
+        self.citations: list[Citation] = []
+
+    def cite(self, sentence: str) -> int | None:
+        """The number of the passage that supports `sentence`; None for a question or an unsupported one."""
+        if sentence.rstrip().endswith(("?", "？")):
+            return None
+        scored = [(overlap(sentence, found.passage.context), -i, found) for i, found in enumerate(self._found)]
+        best, _, found = max(scored, default=(0.0, 0, None))
+        return self.add(found, sentence) if found and best >= LEAST_OVERLAP else None
+
+    def add(self, found: Found, sentence: str) -> int:
+        """Cite a passage for `sentence`; return its number."""
+        passage = found.passage
+        if passage.id not in self._numbers:
+            self._numbers[passage.id] = len(self._numbers) + 1
+            quote = max(sentences(passage.text), key=lambda line: len(words(line) & words(sentence)))
+            number = self._numbers[passage.id]
+            self.citations.append(Citation(number, passage.path, passage.label, quote, found.score))
+        return self._numbers[passage.id]

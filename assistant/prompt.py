@@ -1,0 +1,95 @@
+"""The one prompt: instructions, conversation and passages become messages here and nowhere else.
+
+Serving, training and evaluation call `build`. The instructions come first and never change between
+requests, so that the engine's prefix cache keeps them; passages stand in the last user turn.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from retrieval.files import content_id
+from retrieval.passages import Passage
+
+Role = Literal["system", "user", "assistant"]
+
+INSTRUCTIONS = (
+    "You are the customer support assistant of a payment company. Answer in the customer's language, directly "
+    "and briefly. Take every fact from the passages and copy figures exactly. If the passages do not answer the "
+    "question, or there are none, say so, give no figures, and offer a person."
+)
+HISTORY_TURNS = 6
+"""Earlier messages that are kept."""
+HISTORY_CHARACTERS = 1200
+"""Characters of them that are kept, newest first."""
+TEMPLATE_ARGUMENTS: dict[str, Any] = {"enable_thinking": False}
+"""For chat templates that know it (Qwen3): answers without a thinking part."""
+
+
+@dataclass(frozen=True)
+class Message:
+    role: Role
+    content: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"role": self.role, "content": self.content}
+
+
+def build(conversation: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
+    """The messages for the model: `conversation` ends with the customer's message to answer."""
+    *history, question = [message for message in conversation if message.role != "system"]
+    kept: list[Message] = []
+    room = HISTORY_CHARACTERS
+    for message in reversed(history[-HISTORY_TURNS:]):
+        room -= len(message.content)
+        if room < 0:
+            break
+        kept.insert(0, message)
+    while kept and kept[0].role != "user":
+        kept.pop(0)
+    return [
+        Message("system", INSTRUCTIONS),
+        *kept,
+        Message("user", f"{_passages(passages)}\n\nQuestion: {question.content}"),
+    ]
+
+
+def tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of the prompt, up to and including the header of the answer, as the engine makes them."""
+    ids: list[int] = tokenizer.apply_chat_template(
+        [message.as_dict() for message in messages],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
+        **TEMPLATE_ARGUMENTS,
+    )
+    return ids
+
+
+def search_query(conversation: Sequence[Message]) -> str:
+    """What to search for: the last question, after the one before it when it is too short to stand alone."""
+    questions = [message.content for message in conversation if message.role == "user"]
+    last = questions[-1]
+    alone = len(last.encode()) >= 60  # twelve English words or twenty Chinese characters
+    return last if alone or len(questions) == 1 else f"{questions[-2]} {last}"
+
+
+def _passages(passages: Sequence[Passage]) -> str:
+    if not passages:
+        return "Passages: none"
+    numbered = (f"[{n}] {passage.label}\n{passage.text}" for n, passage in enumerate(passages, 1))
+    return "Passages:\n" + "\n\n".join(numbered)
+
+
+
+def _id() -> str:
+    """The prompt's name: the content id of an example that goes through every part of it."""
+    passage = Passage("id", "path", "article", "title", "heading", "text", "en", 0, 1)
+    turn = Message("user", "x" * (HISTORY_CHARACTERS // HISTORY_TURNS))
+    reply = Message("assistant", turn.content)
+    examples = [build([turn, reply] * (HISTORY_TURNS + 1) + [turn], [passage, passage]), build([turn], [])]
+    return content_id(str(examples), str(TEMPLATE_ARGUMENTS))
+
+
+ID = _id()
+"""Names this prompt; an adapter records the one it was trained with."""
