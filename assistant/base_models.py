@@ -209,7 +209,10 @@ def _write_embedded(base: EmbeddedBase, folder: Path) -> None:
         backend = read.backend_tokenizer
         if base.individual_digits:
             backend.pre_tokenizer = pre_tokenizers.Sequence(
-                [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+                [
+                    pre_tokenizers.Digits(individual_digits=True),
+                    pre_tokenizers.ByteLevel(add_prefix_space=False),
+                ]
             )
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=backend,

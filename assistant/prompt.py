@@ -81,7 +81,6 @@ def _passages(passages: Sequence[Passage]) -> str:
     return "Passages:\n" + "\n\n".join(numbered)
 
 
-
 def _id() -> str:
     """The prompt's name: the content id of an example that goes through every part of it."""
     passage = Passage("id", "path", "article", "title", "heading", "text", "en", 0, 1)

@@ -62,8 +62,8 @@ def publish(releases: Path, **parts: str) -> Release:
     return release
 
 
-def require(release: Release, base: str) -> None:
-    """Check that `release` can serve on `base`.
+def require(release: Release, base: str) -> tuple[str, str]:
+    """The index and the adapter of `release`, checked to serve on `base`.
 
     Raises:
         NotReady: It lacks an index or an adapter, or the adapter belongs to another base.
@@ -77,3 +77,4 @@ def require(release: Release, base: str) -> None:
             f"the live adapter {release.adapter} was trained on {release.base}, not on {base}; "
             f"run: assistant train --base {base} --logs FILE, or serve with --base {release.base}"
         )
+    return release.index, release.adapter

@@ -126,9 +126,7 @@ def _examples(turns: list[Turn], index: Index | None, recipe: Recipe, passages: 
         yield _example(turn, search, wider, recipe, chance)
 
 
-def _example(
-    turn: Turn, search: Search, wider: Search, recipe: Recipe, chance: random.Random
-) -> Example | None:
+def _example(turn: Turn, search: Search, wider: Search, recipe: Recipe, chance: random.Random) -> Example | None:
     conversation, answer = turn
     language = language_of(conversation[-1].content)
     support = _supporting(answer, [*search.found, *wider.found])

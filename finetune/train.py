@@ -28,7 +28,7 @@ from retrieval.errors import InputError, SupportError
 from retrieval.files import content_id, folder_hashes, new_folder, storage_errors, write_text
 
 VALIDATION_SHARE = 0.05
-VALIDATION_MOST = 16
+VALIDATION_MOST = 12
 """Examples; a validation pass takes seconds of a short CPU run."""
 
 
@@ -53,7 +53,13 @@ class Result:
 
 
 def train(
-    base: str, source: str, examples: list[Example], recipe: Recipe, adapters: Path, run: Path, facts: dict[str, Any]
+    base: str,
+    source: str,
+    examples: list[Example],
+    recipe: Recipe,
+    adapters: Path,
+    run: Path,
+    facts: dict[str, Any],
 ) -> Result:
     """Train an adapter for the base model in `source`, named `base`; keep it under `adapters`.
 
@@ -65,6 +71,7 @@ def train(
         SupportError: The loss became infinite or not a number.
         StorageError: The disk refused; no adapter was kept.
     """
+    import datasets
     import torch
     from torch.utils.tensorboard import SummaryWriter
 
@@ -78,6 +85,7 @@ def train(
             f"{len(training)} examples are too few to train on (one batch is {recipe.batch_size}); "
             "give more logs, or a recipe with a smaller batch_size"
         )
+    datasets.disable_progress_bars()
     with storage_errors(run):
         training.save_to_disk(str(run / "examples"))
 
@@ -91,7 +99,11 @@ def train(
         peak = torch.cuda.max_memory_allocated() / 2**30
     name = _save(model, base, source, recipe, adapters, run, facts | asdict(fitted))
     result = Result(
-        adapter=name, examples=len(training), left_out=left_out, peak_memory_gib=round(peak, 2), **asdict(fitted)
+        adapter=name,
+        examples=len(training),
+        left_out=left_out,
+        peak_memory_gib=round(peak, 2),
+        **asdict(fitted),
     )
     write_text(run / "result.json", json.dumps(asdict(result), indent=1) + "\n")
     return result
@@ -278,9 +290,7 @@ def _validate(model: Any, validation: Any, micro_batch: int, device: str) -> flo
     return float(sum(losses)) / labelled
 
 
-def _save(
-    model: Any, base: str, source: str, recipe: Recipe, adapters: Path, run: Path, facts: dict[str, Any]
-) -> str:
+def _save(model: Any, base: str, source: str, recipe: Recipe, adapters: Path, run: Path, facts: dict[str, Any]) -> str:
     """Write the adapter under a name made of its content; return the name."""
     record = {
         "base": base,

@@ -1,5 +1,6 @@
 """The knowledge base as documents: one Markdown or text file, one document."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def _read(path: Path, name: str) -> Document:
 
 def _first_heading(text: str) -> str:
     tokens = MarkdownIt().parse(text)
-    for token, inline in zip(tokens, tokens[1:], strict=False):
+    for token, inline in itertools.pairwise(tokens):
         if token.type == "heading_open":
             return inline.content
     return ""

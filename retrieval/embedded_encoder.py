@@ -69,9 +69,7 @@ def prepare(folder: Path) -> None:
     for parameter in model.pooler.parameters():
         torch.nn.init.zeros_(parameter)  # part of the architecture, unused here; random values would vary
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    state = {
-        name: torch.from_numpy(file.tensor(key, shapes[name])) for name, key in _names(file.layers).items()
-    }
+    state = {name: torch.from_numpy(file.tensor(key, shapes[name])) for name, key in _names(file.layers).items()}
     model.load_state_dict(state, strict=False)
     with new_folder(folder) as scratch:
         bert = scratch / "bert"
@@ -143,8 +141,7 @@ class _E5File:
         scores = self._array(np.float32, pieces)
         blob = self._bytes(blob_size)
         self._pieces = [
-            (blob[offsets[i] : offsets[i + 1]].decode("utf-8", "replace"), float(scores[i]))
-            for i in range(pieces)
+            (blob[offsets[i] : offsets[i + 1]].decode("utf-8", "replace"), float(scores[i])) for i in range(pieces)
         ]
         self._normalised: dict[str, str] = {}
         entries, _ = self._read("iI")

@@ -81,9 +81,7 @@ def build(
     ]
     lines = "".join(json.dumps(asdict(passage), ensure_ascii=False) + "\n" for passage in passages)
     name = content_id(str(FORMAT), encoder.fingerprint, lines)
-    languages = {
-        language: sum(document.language == language for document in documents) for language in ("en", "zh")
-    }
+    languages = {language: sum(document.language == language for document in documents) for language in ("en", "zh")}
     built = Built(
         name,
         len(documents),
@@ -174,8 +172,7 @@ class Index:
             return []
         vectors = self._encoder.queries(queries)
         return [
-            self._search(vector[None], count, language)
-            for vector, language in zip(vectors, languages, strict=True)
+            self._search(vector[None], count, language) for vector, language in zip(vectors, languages, strict=True)
         ]
 
     def _search(self, vector: Vectors, count: int, language: Language) -> Search:

@@ -33,8 +33,14 @@ OPENINGS = {
     "en": ("hello, anyone there?", "Hello, this is Tidewing Pay support. What is your question?"),
     "zh": ("有人吗", "您好，这里是潮翼支付客服，请问您的问题是？"),
 }
-EMPTY_TURNS = {"en": ["Please hold.", "One moment.", "Checking."], "zh": ["请稍等。", "正在查询。", "稍后回复您。"]}
-THANKS = {"en": ["thanks", "ok thank you!", "great, that's all"], "zh": ["谢谢", "好的，明白了", "没有了，谢谢"]}
+EMPTY_TURNS = {
+    "en": ["Please hold.", "One moment.", "Checking."],
+    "zh": ["请稍等。", "正在查询。", "稍后回复您。"],
+}
+THANKS = {
+    "en": ["thanks", "ok thank you!", "great, that's all"],
+    "zh": ["谢谢", "好的，明白了", "没有了，谢谢"],
+}
 CLOSINGS = {"en": "You are welcome. Goodbye!", "zh": "不客气，祝您生活愉快！"}
 CARDS = ["4111 1111 1111 1111", "5555-5555-5555-4444", "4242424242424242", "６２１２３４５６７８９０１２３２"]
 PHONES = {"en": ["+1 202-555-0143", "+44 20 7946 0018"], "zh": ["13800138000", "+86 139 0013 9000"]}

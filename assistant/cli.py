@@ -1,0 +1,349 @@
+"""The command line: thin over plain functions, and the one place that may import every package.
+
+Heavy imports stand inside the commands, so that `--help` answers at once.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from retrieval.errors import SupportError
+
+if TYPE_CHECKING:
+    from assistant.settings import Settings
+    from retrieval.encoder import Encoder
+
+ROOT = Path(__file__).parent.parent
+_Command = Callable[..., Any]
+_existing = click.Path(path_type=Path)
+
+
+class _Group(click.Group):
+    """Turns the errors that a user can meet into one line and exit code 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except SupportError as error:
+            click.secho(f"assistant: {error}", fg="red", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("\nassistant: stopped", err=True)
+            sys.exit(130)
+
+
+def _settings_options(*names: str) -> Callable[[_Command], _Command]:
+    """Options that override settings of the same name; `--home` is always one."""
+
+    def decorate(command: _Command) -> _Command:
+        known = {
+            "home": click.option("--home", type=_existing, help="Where everything lives [ASSISTANT_HOME]."),
+            "base": click.option(
+                "--base",
+                help="Base language model: smollm2-135m (default), gemma3-270m, a folder or a hub id [ASSISTANT_BASE].",
+            ),
+            "encoder": click.option(
+                "--encoder", help="Text encoder: multilingual-e5-small (default), a folder or a hub id."
+            ),
+            "host": click.option("--host", help="Address to listen on (default: 127.0.0.1)."),
+            "port": click.option("--port", type=int, help="Port to listen on (default: 8000)."),
+            "engine_url": click.option(
+                "--engine-url", help="Use this OpenAI-compatible engine instead of starting vLLM."
+            ),
+        }
+        for name in reversed(("home", *names)):
+            command = known[name](command)
+        return command
+
+    return decorate
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="payment-support-assistant")
+@click.option("--verbose", is_flag=True, help="Show the log messages of the libraries too.")
+def main(verbose: bool) -> None:
+    """A support assistant for payment companies: retrieval and a fine-tuned adapter.
+
+    \b
+    First time:   assistant run            index, train, serve and ask, with the sample company
+    By hand:      assistant index --knowledge DIR
+                  assistant train --logs FILE
+                  assistant serve
+                  assistant chat
+
+    Every setting is also an environment variable, ASSISTANT_HOME for instance; the README lists them.
+    """
+    _quiet(verbose)
+
+
+@main.command()
+@_settings_options("base", "encoder", "host", "port")
+@click.option("--knowledge", type=_existing, default=ROOT / "knowledge", help="Folder of articles.")
+@click.option("--logs", type=_existing, multiple=True, help="Support logs (default: the synthetic sample).")
+@click.option("--minutes", type=float, default=4.0, show_default=True, help="Training time at most.")
+def run(knowledge: Path, logs: tuple[Path, ...], minutes: float, **options: Any) -> None:
+    """Index, train an adapter, serve, ask three questions, and stay up.
+
+    What an earlier run has done is reused.
+    """
+    from assistant.engine import check_port
+
+    settings = _read(options)
+    check_port(settings.host, settings.port)
+    click.echo(f"Everything is kept under {settings.home}\n")
+    click.secho("1/3 Index", bold=True)
+    _index(settings, knowledge, ())
+    click.secho("\n2/3 Train", bold=True)
+    _train(settings, logs or (_sample_logs(settings),), None, minutes=minutes)
+    click.secho("\n3/3 Serve", bold=True)
+    _serve(settings, _ask_three)
+
+
+@main.command()
+@_settings_options("encoder")
+@click.option("--knowledge", type=_existing, required=True, help="Folder of Markdown and text articles.")
+@click.option("--exclude", multiple=True, help="File or folder under it to leave out; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def index(knowledge: Path, exclude: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Build the index over a folder of articles, and make it live."""
+    _index(_read(options), knowledge, exclude, as_json)
+
+
+@main.command()
+@_settings_options("encoder")
+@click.argument("query")
+@click.option("-n", "--count", type=click.IntRange(1, 50), default=5, show_default=True, help="Passages to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def search(query: str, count: int, as_json: bool, **options: Any) -> None:
+    """Show the passages found for QUERY, and whether they count as a hit."""
+    from dataclasses import asdict
+
+    from assistant.releases import live
+    from retrieval.errors import NotReady
+    from retrieval.index import Index
+
+    settings = _read(options)
+    release = live(settings.releases)
+    if release.index is None:
+        raise NotReady("there is no index yet; run: assistant index --knowledge DIR")
+    result = Index(settings.indexes / release.index, _encoder(settings)).search(query, count)
+    if as_json:
+        passages = [{"score": found.score, **asdict(found.passage)} for found in result.found]
+        _print_json({"hit": result.hit, "threshold": result.threshold, "passages": passages})
+        return
+    best = result.found[0].score if result.found else float("nan")
+    click.secho(
+        f"{'HIT' if result.hit else 'MISS'}: best cosine {best:.3f}, threshold {result.threshold:.3f}",
+        bold=True,
+    )
+    for n, found in enumerate(result.found, 1):
+        click.secho(f"\n{n}. {found.score:.3f}  {found.passage.label}", bold=True)
+        click.echo(f"   {found.passage.path}, line {found.passage.start_line + 1}")
+        click.echo("   " + found.passage.text.replace("\n", "\n   "))
+
+
+@main.command()
+@_settings_options("base", "encoder")
+@click.option("--logs", type=_existing, multiple=True, required=True, help="JSONL file, or folder of them.")
+@click.option("--recipe", type=_existing, help="YAML file; the README lists its fields.")
+@click.option("--max-steps", type=click.IntRange(1), help="Optimiser steps at most.")
+@click.option("--minutes", type=float, help="Minutes of optimisation at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def train(
+    logs: tuple[Path, ...],
+    recipe: Path | None,
+    max_steps: int | None,
+    minutes: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train an adapter on support logs, in the prompt it will serve in.
+
+    Passages come from the live index; without one the adapter learns bare question and answer pairs. The
+    adapter goes live if none is live for this base yet.
+    """
+    _train(_read(options), logs, recipe, as_json, max_steps=max_steps, minutes=minutes)
+
+
+@main.command()
+@_settings_options("base", "encoder", "host", "port", "engine_url")
+def serve(**options: Any) -> None:
+    """Serve the live release: the chat endpoint and the chat page."""
+    _serve(_read(options), lambda url: None)
+
+
+@main.command()
+@click.argument("question", required=False)
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Address of the service.")
+@click.option("--model", default="assistant", show_default=True, help="Way to answer; see GET /v1/models.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole reply as JSON; needs QUESTION.")
+def chat(question: str | None, url: str, model: str, as_json: bool) -> None:
+    """Ask a running service QUESTION, or talk with it until an empty line."""
+    from assistant.client import complete
+
+    if as_json:
+        if question is None:
+            raise click.UsageError("--json needs a QUESTION")
+        _print_json(complete(url, model, [{"role": "user", "content": question}]))
+        return
+    messages: list[dict[str, str]] = []
+    while text := question or click.prompt("you", default="", show_default=False).strip():
+        messages.append({"role": "user", "content": text})
+        messages.append({"role": "assistant", "content": _ask(url, model, messages)})
+        if question:
+            return
+
+
+@main.group()
+def evaluate() -> None:
+    """Measure the assistant."""
+
+
+@evaluate.command()
+@click.option("--cases", type=_existing, required=True, help="JSONL file in the case format.")
+@click.option("--arms", default="rag,rag+lora", show_default=True, help="Of: rag, rag+lora, base, lora.")
+@click.option("--lang", type=click.Choice(["en", "zh"]), help="Only cases in this language.")
+@click.option("--limit", type=click.IntRange(1), help="At most this many cases, drawn with a fixed seed.")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Address of the service.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--out", type=_existing, help="Also write every answer with its scores to this JSONL file.")
+def ab(cases: Path, arms: str, lang: str | None, limit: int | None, url: str, as_json: bool, out: Path | None) -> None:
+    """Compare ways to answer on the same cases, through the service that customers use."""
+    from eval.ab import compare
+    from eval.cases import read_cases
+
+    report = compare(read_cases(cases, lang, limit), arms.split(","), url)
+    if out:
+        report.write_answers(out)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        click.echo(report.as_text())
+
+
+def _quiet(verbose: bool) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    if not verbose:
+        for library in ("bitsandbytes", "transformers", "torchao", "httpx"):
+            logging.getLogger(library).setLevel(logging.ERROR)
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_MININTERVAL", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's and FAISS's threads share the cores
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _read(options: dict[str, Any]) -> "Settings":
+    from assistant.settings import read_settings
+
+    return read_settings(**options)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def _encoder(settings: "Settings") -> "Encoder":
+    from retrieval.encoder import Encoder
+
+    return Encoder(settings.encoder, settings.models)
+
+
+def _index(settings: "Settings", knowledge: Path, exclude: tuple[str, ...], as_json: bool = False) -> None:
+    import time
+    from dataclasses import asdict
+
+    from assistant.redaction import redact
+    from assistant.releases import publish
+    from retrieval.index import build
+
+    started = time.monotonic()
+    encoder = _encoder(settings)
+    built = build(knowledge, settings.indexes, encoder, redact, exclude, progress=not as_json)
+    publish(settings.releases, index=built.id)
+    if as_json:
+        _print_json(asdict(built))
+        return
+    languages = ", ".join(f"{count} {language}" for language, count in built.languages.items() if count)
+    click.echo(
+        f"index {built.id} is live: {built.documents} documents ({languages}), {built.passages} passages, "
+        f"{built.tokens} tokens; {time.monotonic() - started:.0f} s"
+    )
+    for skip in built.skipped:
+        click.echo(f"skipped {skip.path}: {skip.reason}", err=True)
+
+
+def _sample_logs(settings: "Settings") -> Path:
+    """The synthetic logs of the sample company, written once."""
+    import runpy
+
+    folder = settings.home / "samples"
+    if not (folder / "cases.jsonl").exists():
+        script = ROOT / "samples" / "make_logs.py"
+        runpy.run_path(str(script))["write"](folder)
+    return folder / "logs"
+
+
+def _train(
+    settings: "Settings",
+    logs: tuple[Path, ...],
+    recipe_file: Path | None,
+    as_json: bool = False,
+    **overrides: Any,
+) -> None:
+    from dataclasses import asdict
+
+    from finetune.night import train_on_logs
+    from finetune.recipe import read_recipe
+
+    recipe = read_recipe(recipe_file, **overrides)
+    trained = train_on_logs(settings, logs, recipe, say=lambda text: click.echo(text, err=as_json))
+    if as_json:
+        _print_json(asdict(trained))
+
+
+def _serve(settings: "Settings", on_ready: Callable[[str], None]) -> None:
+    from assistant.serve import serve as serve_release
+
+    logging.getLogger("assistant").setLevel(logging.INFO)
+    serve_release(settings, on_ready, say=click.echo)
+
+
+def _ask_three(url: str) -> None:
+    for question in (
+        "How many days do I have to request a refund?",
+        "提现到银行卡要多久到账？",
+        "Can I buy bitcoin with you?",
+    ):
+        click.secho(f"\nyou: {question}", bold=True)
+        _ask(url, "assistant", [{"role": "user", "content": question}])
+
+
+def _ask(url: str, model: str, messages: list[dict[str, str]]) -> str:
+    """Ask, print the answer as it comes, then its route and citations; return the answer."""
+    from assistant.client import stream
+
+    text = ""
+    extension: dict[str, Any] = {}
+    for chunk in stream(url, model, messages):
+        extension = chunk.get("assistant", extension)
+        for choice in chunk["choices"]:
+            piece = choice["delta"].get("content", "")
+            text += piece
+            click.echo(piece, nl=False)
+    click.echo()
+    click.secho(f"  route: {extension.get('route')}, adapter: {extension.get('adapter')}", dim=True)
+    for citation in extension.get("citations", []):
+        where = f"{citation['path']} ({citation['heading']})"
+        click.secho(f"  [{citation['n']}] {where}: {citation['quote']}", dim=True)
+    return text
+
+
+if __name__ == "__main__":
+    main()

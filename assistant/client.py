@@ -1,0 +1,51 @@
+"""A small client of the chat service, for the command line and evaluation."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+from retrieval.errors import EngineError, EngineUnavailable
+
+
+def complete(url: str, model: str, messages: list[dict[str, str]]) -> dict[str, Any]:
+    """One whole reply of the service.
+
+    Raises:
+        EngineUnavailable: The service cannot be reached.
+        EngineError: It answered with an error.
+    """
+    with _post(url, {"model": model, "messages": messages}) as reply:
+        return dict(json.load(reply))
+
+
+def stream(url: str, model: str, messages: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
+    """The chunks of one streamed reply; raises as `complete` does."""
+    with _post(url, {"model": model, "messages": messages, "stream": True}) as reply:
+        for line in reply:
+            if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
+                chunk = json.loads(line[6:])
+                if "error" in chunk:
+                    raise EngineError(f"the answer broke off: {chunk['error']['message']}")
+                yield chunk
+
+
+def _post(url: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(
+        f"{url.rstrip('/')}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        return urllib.request.urlopen(request, timeout=600)
+    except urllib.error.HTTPError as error:
+        text = error.read().decode("utf-8", "replace")
+        try:
+            message = json.loads(text)["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = text[:300]
+        raise EngineError(f"{url} answered {error.code}: {message}") from None
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise EngineUnavailable(f"nothing answers at {url} ({reason}); start it with: assistant serve") from None

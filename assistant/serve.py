@@ -1,0 +1,107 @@
+"""`assistant serve`: the live release, its engine, and the HTTP service, started in order."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from assistant import releases
+from assistant.base_models import Quantize, languages, served_folder
+from assistant.chat import Assistant
+from assistant.engine import Engine, EngineProcess, check_port
+from assistant.prompt import ID
+from assistant.settings import Settings
+from retrieval.errors import NotReady
+
+USUAL_START_S = 90
+"""What the engine's start takes on two cores; only the progress bar uses it."""
+_BAR = "{desc}: {n:.0f} s {bar} usually {total:.0f} s"
+
+
+def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[str], None]) -> None:
+    """Serve until interrupted; `on_ready` is called with the service's address once it answers.
+
+    Raises:
+        NotReady: There is no index or no adapter for this base.
+        InputError: The port is taken.
+        EngineError: The engine did not start.
+    """
+    check_port(settings.host, settings.port)
+    release = releases.live(settings.releases)
+    index_id, adapter = releases.require(release, settings.base)
+    folder = settings.adapters / adapter
+    if not (folder / "adapter_config.json").is_file():
+        raise NotReady(f"the live adapter's folder {folder} is missing; run: assistant train --logs FILE")
+    if release.prompt != ID:
+        say(
+            f"warning: the adapter {adapter} was trained with the prompt {release.prompt}, this version "
+            f"asks with {ID}; train again for the best answers"
+        )
+
+    from retrieval.encoder import Encoder
+    from retrieval.index import Index
+
+    index = Index(settings.indexes / index_id, Encoder(settings.encoder, settings.models))
+    process = None
+    if settings.engine_url is None:
+        quantize = trained_quantization(folder)
+        base = served_folder(settings.base, settings.models, quantize)
+        log = settings.home / "logs" / "engine.log"
+        process = EngineProcess(settings, base, (adapter, folder), log)
+        with tqdm(total=USUAL_START_S, desc="starting the engine", unit="s", bar_format=_BAR) as bar:
+            try:
+                process.start(lambda seconds: _show(bar, seconds))
+            except BaseException:
+                process.stop()
+                raise
+    assistant = Assistant(
+        index=index,
+        engine=Engine(settings.engine_url or (process.url if process else "")),
+        adapter=adapter,
+        languages=settings.base_languages or languages(settings.base),
+        passages=settings.passages,
+    )
+    try:
+        _listen(settings, assistant, process, on_ready, say)
+    finally:
+        if process:
+            process.stop()
+
+
+def _show(bar: "tqdm[None]", seconds: float) -> None:
+    bar.n = min(seconds, bar.total)
+    bar.refresh()
+
+
+def trained_quantization(adapter: Path) -> Quantize:
+    """How the base was quantised when the adapter in this folder was trained."""
+    record = json.loads((adapter / "training.json").read_text(encoding="utf-8"))
+    return "nf4" if record["recipe"]["quantize"] == "nf4" else "none"
+
+
+def _listen(
+    settings: Settings,
+    assistant: Assistant,
+    process: EngineProcess | None,
+    on_ready: Callable[[str], None],
+    say: Callable[[str], None],
+) -> None:
+    import uvicorn
+
+    from assistant.service import create_app
+
+    address = f"http://{settings.host}:{settings.port}"
+
+    def ready() -> None:
+        on_ready(address)
+        say(f"\nThe chat page is at {address}/ and the API at {address}/v1 (stop with Ctrl-C)")
+
+    app = create_app(
+        assistant,
+        settings.max_answer_tokens,
+        is_alive=lambda: process is None or process.alive,
+        on_ready=lambda: threading.Thread(target=ready, daemon=True).start(),
+    )
+    uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", access_log=False)

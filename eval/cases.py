@@ -1,0 +1,80 @@
+"""Evaluation cases: a question and what is known of its right answer, one JSON object a line."""
+
+import json
+import random
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from retrieval.errors import InputError
+
+
+class CaseMessage(BaseModel):
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class Case(BaseModel):
+    """One case; only `query` or `messages` is required, and fields it does not name are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str = ""
+    query: str | None = None
+    messages: tuple[CaseMessage, ...] = ()
+    lang: Literal["en", "zh"] | None = None
+    scope: Literal["in", "near", "far"] = "in"
+    relevant: tuple[str, ...] = Field((), description="Paths under the knowledge folder.")
+    reference: str | None = None
+    facts: tuple[str, ...] = Field((), description="Strings that a right answer holds.")
+    forbidden: tuple[str, ...] = Field((), description="Strings that no right answer holds.")
+    answerable: bool = True
+    topic: str | None = None
+    group: str | None = Field(None, description="Cases of one group are not independent of each other.")
+
+    @model_validator(mode="after")
+    def _asks(self) -> "Case":
+        if not self.query and not self.messages:
+            raise ValueError("neither 'query' nor 'messages' is given")
+        return self
+
+    def conversation(self) -> list[dict[str, str]]:
+        if self.query:
+            return [{"role": "user", "content": self.query}]
+        return [message.model_dump() for message in self.messages]
+
+
+def read_cases(path: Path, lang: str | None = None, limit: int | None = None, seed: int = 7) -> list[Case]:
+    """The cases of a file, those in `lang` only if given; `limit` draws that many, seeded.
+
+    Raises:
+        InputError: The file cannot be read, a line is no case, or no case is left.
+    """
+    cases = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    cases.append(_parse(line, path, number))
+    except OSError as error:
+        raise InputError(f"case file {path} cannot be read: {error.strerror}") from error
+    cases = [case for case in cases if lang in (None, case.lang)]
+    if not cases:
+        raise InputError(f"case file {path} holds no case" + (f" in {lang}" if lang else ""))
+    if limit is not None and limit < len(cases):
+        kept = sorted(random.Random(seed).sample(range(len(cases)), limit))
+        cases = [cases[i] for i in kept]
+    return cases
+
+
+def _parse(line: str, path: Path, number: int) -> Case:
+    try:
+        case = Case.model_validate(json.loads(line))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "case"
+        raise InputError(f"{path}:{number}: {field}: {first['msg']}") from None
+    except ValueError as error:
+        raise InputError(f"{path}:{number}: not JSON: {error}") from None
+    return case if case.id else case.model_copy(update={"id": f"{path.name}:{number}"})
