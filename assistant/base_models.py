@@ -5,6 +5,7 @@ original weights, so the engine is given a folder with the NF4 weights dequantis
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -15,6 +16,7 @@ from retrieval.errors import InputError, ModelError
 from retrieval.files import content_id, folder_hashes, new_folder
 
 Quantize = Literal["nf4", "none"]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def prepare(base: str, models: Path) -> str:
     if base in EMBEDDED:
         folder = models / base
         if not folder.exists():
+            _log.info("preparing the base %s, once: %s", base, EMBEDDED[base].terms)
             _write_embedded(EMBEDDED[base], folder)
         return str(folder)
     if base.startswith(("/", ".", "~")):
@@ -124,6 +127,7 @@ def served_folder(base: str, models: Path, quantize: Quantize) -> str:
     name = base if base in EMBEDDED else content_id(source)
     folder = models / f"{name}-nf4"
     if not folder.exists():
+        _log.info("writing the NF4 weights of %s for the engine, once", base)
         _write_dequantised(source, folder)
     return str(folder)
 

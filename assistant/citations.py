@@ -16,7 +16,7 @@ LEAST_OVERLAP = 0.5
 _TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:[.,:]\d+)*|[\u3400-\u9fff]+")
 _EMPTY_WORDS = frozenset(
     "a an and are as at be by can do does for from has have if in is it its of on or so that the their then there "
-    "this to was we will with you your".split()  # noqa: SIM905  a list of words reads better as a line of words
+    "this to was we will with you your".split()
 )
 _MARKER = re.compile(r"\s*\[\d+\]")
 

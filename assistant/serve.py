@@ -10,7 +10,7 @@ from tqdm import tqdm
 from assistant import releases
 from assistant.base_models import Quantize, languages, served_folder
 from assistant.chat import Assistant
-from assistant.engine import Engine, EngineProcess, check_port
+from assistant.engine import Engine, EngineProcess, check_port, free_port
 from assistant.prompt import ID
 from assistant.settings import Settings
 from retrieval.errors import NotReady
@@ -50,7 +50,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
         base = served_folder(settings.base, settings.models, quantize)
         log = settings.home / "logs" / "engine.log"
         process = EngineProcess(settings, base, (adapter, folder), log)
-        with tqdm(total=USUAL_START_S, desc="starting the engine", unit="s", bar_format=_BAR) as bar:
+        with tqdm[None](total=USUAL_START_S, desc="starting the engine", bar_format=_BAR) as bar:
             try:
                 process.start(lambda seconds: _show(bar, seconds))
             except BaseException:
@@ -71,7 +71,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
 
 
 def _show(bar: "tqdm[None]", seconds: float) -> None:
-    bar.n = min(seconds, bar.total)
+    bar.n = min(seconds, USUAL_START_S)
     bar.refresh()
 
 
@@ -92,7 +92,8 @@ def _listen(
 
     from assistant.service import create_app
 
-    address = f"http://{settings.host}:{settings.port}"
+    port = settings.port or free_port()
+    address = f"http://{settings.host}:{port}"
 
     def ready() -> None:
         on_ready(address)
@@ -104,4 +105,4 @@ def _listen(
         is_alive=lambda: process is None or process.alive,
         on_ready=lambda: threading.Thread(target=ready, daemon=True).start(),
     )
-    uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", access_log=False)
+    uvicorn.run(app, host=settings.host, port=port, log_level="warning", access_log=False)

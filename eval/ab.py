@@ -55,7 +55,8 @@ class Report:
 
     def rate(self, arm: str, name: str) -> tuple[float, int]:
         """Mean of a score over the cases it applies to, and how many they are."""
-        values = [a.scores[name] for a in self.answers if a.arm == arm and a.scores[name] is not None]
+        scores = [answer.scores[name] for answer in self.answers if answer.arm == arm]
+        values = [float(score) for score in scores if score is not None]
         return (float(np.mean(values)) if values else float("nan")), len(values)
 
     def difference(self, name: str) -> Difference | None:

@@ -287,7 +287,7 @@ def _validate(model: Any, validation: Any, micro_batch: int, device: str) -> flo
     with torch.no_grad():
         parts = [rows[start : start + micro_batch] for start in range(0, len(rows), micro_batch)]
         losses = [_loss(model, part, device).item() for part in tqdm(parts, desc="validating", leave=False)]
-    return float(sum(losses)) / labelled
+    return float(sum(losses) / labelled)
 
 
 def _save(model: Any, base: str, source: str, recipe: Recipe, adapters: Path, run: Path, facts: dict[str, Any]) -> str:

