@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from retrieval.encoder import Encoder
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES_A_MINUTE = 100
+"""More than two CPU cores train on, so that the first run does not prepare what it cannot use."""
 _Command = Callable[..., Any]
 _existing = click.Path(path_type=Path)
 
@@ -102,7 +104,7 @@ def run(knowledge: Path, logs: tuple[Path, ...], minutes: float, **options: Any)
     _child(settings, "index", "--knowledge", str(knowledge))
     click.secho("\n2/3 Train", bold=True)
     files = [f"--logs={path}" for path in logs or (_sample_logs(settings),)]
-    _child(settings, "train", *files, f"--minutes={minutes}")
+    _child(settings, "train", *files, f"--minutes={minutes}", f"--max-examples={int(minutes * EXAMPLES_A_MINUTE)}")
     click.secho("\n3/3 Serve", bold=True)
     _serve(settings, _ask_three)
 
@@ -155,12 +157,14 @@ def search(query: str, count: int, as_json: bool, **options: Any) -> None:
 @_settings_options("base", "encoder")
 @click.option("--logs", type=_existing, multiple=True, required=True, help="JSONL file, or folder of them.")
 @click.option("--recipe", type=_existing, help="YAML file; the README lists its fields.")
+@click.option("--max-examples", type=click.IntRange(1), help="Answers drawn from the logs at most.")
 @click.option("--max-steps", type=click.IntRange(1), help="Optimiser steps at most.")
 @click.option("--minutes", type=float, help="Minutes of optimisation at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def train(
     logs: tuple[Path, ...],
     recipe: Path | None,
+    max_examples: int | None,
     max_steps: int | None,
     minutes: float | None,
     as_json: bool,
@@ -171,7 +175,8 @@ def train(
     Passages come from the live index; without one the adapter learns bare question and answer pairs. The
     adapter goes live if none is live for this base yet.
     """
-    _train(_read(options), logs, recipe, as_json, max_steps=max_steps, minutes=minutes)
+    limits = {"max_examples": max_examples, "max_steps": max_steps, "minutes": minutes}
+    _train(_read(options), logs, recipe, as_json, **limits)
 
 
 @main.command()

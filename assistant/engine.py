@@ -237,9 +237,12 @@ class EngineProcess:
         return asyncio.run(ask())
 
     def _last_error(self) -> str:
+        """The last error that the log names, with the lines that explain it; not the one that only points to others."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        errors = [line for line in lines if "Error" in line and "Traceback" not in line]
-        return (errors or lines or ["it printed nothing"])[-1].strip()[-500:]
+        named = [i for i, line in enumerate(lines) if "Error" in line and "initialization failed" not in line]
+        if not named:
+            return lines[-1].strip() if lines else "it printed nothing"
+        return " ".join(line.strip() for line in lines[named[-1] : named[-1] + 3])[:500]
 
 
 def _served_rank(rank: int) -> int:

@@ -9,18 +9,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from tqdm import tqdm
+
 from assistant import prompt
 from assistant.citations import LEAST_OVERLAP, numbers, overlap
 from assistant.prompt import Message
 from assistant.redaction import Redactor
 from finetune.logs import BadLine, Conversation
 from finetune.recipe import Recipe
-from retrieval.index import Found, Index, Search
-from retrieval.language import language_of, sentences
+from retrieval.index import Index, Search
+from retrieval.language import Language, language_of, sentences
 from retrieval.passages import Passage
 
 SHORTEST_ANSWER = 30
 """Characters (a Chinese one counts three) under which an agent's turn is no answer: greetings, 'please hold'."""
+_TOGETHER = 64
+"""Questions embedded at once."""
 WORST_RATING = 3
 """Conversations rated lower are not learned from."""
 NO_ANSWER = {
@@ -97,7 +101,12 @@ def prepare(
                 counts["turns: duplicate"] += 1
             else:
                 turns[question, answer] = (conversation, answer)
-    for example in _examples(list(turns.values()), index, recipe, passages):
+    kept = list(turns.values())
+    random.Random(recipe.seed).shuffle(kept)
+    if recipe.max_examples and len(kept) > recipe.max_examples:
+        counts["turns: beyond max_examples"] = len(kept) - recipe.max_examples
+        kept = kept[: recipe.max_examples]
+    for example in _examples(kept, index, recipe, passages):
         counts[f"turns: {example.kind}" if example else "turns: figures that no article holds"] += 1
         if example:
             prepared.examples.append(example)
@@ -117,27 +126,37 @@ def _examples(turns: list[Turn], index: Index | None, recipe: Recipe, passages: 
         yield from (Example(conversation, (), answer, "bare") for conversation, answer in turns)
         return
     chance = random.Random(recipe.seed)
-    languages = [language_of(conversation[-1].content) for conversation, _ in turns]
-    asked = [prompt.search_query(conversation) for conversation, _ in turns]
-    told = [f"{conversation[-1].content} {answer}" for conversation, answer in turns]
-    as_served = index.search_many(asked, passages, languages)
-    with_answer = index.search_many(told, passages, languages)
-    for turn, search, wider in zip(turns, as_served, with_answer, strict=True):
-        yield _example(turn, search, wider, recipe, chance)
+    for start in tqdm(range(0, len(turns), _TOGETHER), desc="searching as serving does", unit="batch"):
+        batch = turns[start : start + _TOGETHER]
+        asked = index.search_many(
+            [prompt.search_query(conversation) for conversation, _ in batch], passages, _languages(batch)
+        )
+        supports = [_supporting(answer, search) for (_, answer), search in zip(batch, asked, strict=True)]
+        # What the answer itself finds is only needed where the question found no support.
+        lacking = [turn for turn, support in zip(batch, supports, strict=True) if support is None]
+        told = [f"{conversation[-1].content} {answer}" for conversation, answer in lacking]
+        wider = iter(index.search_many(told, passages, _languages(lacking)))
+        for turn, search, support in zip(batch, asked, supports, strict=True):
+            if support:
+                yield _supported(turn, search, support, recipe, chance)
+            else:
+                answered = next(wider)
+                support = _supporting(turn[1], answered)
+                yield (
+                    _supported(turn, search, support, recipe, chance)
+                    if support
+                    else _unsupported(turn, search, answered)
+                )
 
 
-def _example(turn: Turn, search: Search, wider: Search, recipe: Recipe, chance: random.Random) -> Example | None:
+def _languages(turns: Sequence[Turn]) -> list[Language]:
+    return [language_of(conversation[-1].content) for conversation, _ in turns]
+
+
+def _supported(turn: Turn, search: Search, support: Passage, recipe: Recipe, chance: random.Random) -> Example:
+    """An answer that `support` holds: with it among the passages, or without, and then saying so."""
     conversation, answer = turn
     language = language_of(conversation[-1].content)
-    support = _supporting(answer, [*search.found, *wider.found])
-    if support is None:
-        # The agent said that no article covers it, or made a figure up.
-        grounded = numbers(answer) <= numbers(" ".join(found.passage.text for found in wider.found))
-        if search.hit and not grounded:
-            return None
-        shown = tuple(found.passage for found in search.found) if search.hit else ()
-        return Example(conversation, shown, answer, "distractors" if shown else "none")
-
     retrieved = [found.passage for found in search.found]
     luck = chance.random()
     if luck < recipe.none_share:
@@ -151,9 +170,18 @@ def _example(turn: Turn, search: Search, wider: Search, recipe: Recipe, chance: 
     return Example(conversation, tuple(retrieved), answer, "inserted")
 
 
-def _supporting(answer: str, found: Sequence[Found]) -> Passage | None:
-    """The passage that supports the answer's first sentence, where the house style puts the fact."""
+def _unsupported(turn: Turn, search: Search, answered: Search) -> Example | None:
+    """An answer that no passage holds: that there is no article, to be learned; or a figure made up, not to be."""
+    conversation, answer = turn
+    if not numbers(answer) <= numbers(" ".join(found.passage.text for found in answered.found)):
+        return None
+    shown = tuple(found.passage for found in search.found) if search.hit else ()
+    return Example(conversation, shown, answer, "distractors" if shown else "none")
+
+
+def _supporting(answer: str, search: Search) -> Passage | None:
+    """The found passage that supports the answer's first sentence, where the house style puts the fact."""
     claim = next(iter(sentences(answer)), answer)
-    scored = [(overlap(claim, entry.passage.context), -i) for i, entry in enumerate(found)]
+    scored = [(overlap(claim, found.passage.context), -i) for i, found in enumerate(search.found)]
     best, position = max(scored, default=(0.0, 0))
-    return found[-position].passage if best >= LEAST_OVERLAP else None
+    return search.found[-position].passage if best >= LEAST_OVERLAP else None

@@ -24,6 +24,7 @@ class Recipe(BaseModel):
     batch_size: int = Field(4, ge=1, description="Examples in one optimiser step.")
     micro_batch: int = Field(4, ge=1, description="Examples computed at once; memory grows with it.")
     max_tokens: int = Field(1024, ge=128, description="Longest example; longer ones are left out and counted.")
+    max_examples: int | None = Field(None, ge=1, description="Answers drawn from the logs at most; None takes all.")
     max_steps: int | None = Field(None, ge=1, description="Optimiser steps at most.")
     minutes: float | None = Field(
         None, gt=0, description="Minutes of optimisation at most; the schedule ends with them."

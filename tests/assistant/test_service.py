@@ -1,0 +1,183 @@
+"""The HTTP layer over a fake engine; the real one answers in tests/test_end_to_end.py."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from assistant.chat import Assistant
+from assistant.engine import Sampling, Usage
+from assistant.prompt import Message
+from assistant.service import create_app
+from retrieval.errors import EngineUnavailable
+from retrieval.index import Found, Search
+from retrieval.passages import Passage
+
+REFUND = Passage("1", "en/refund.md", "refund", "Refunds", "The time limit", "Refunds take 5 days.", "en", 0, 1)
+
+
+class FakeEngine:
+    """Says one sentence; or is down."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.seen: list[Message] = []
+
+    async def models(self) -> list[str]:
+        if self.down:
+            raise EngineUnavailable("the engine does not answer")
+        return ["base", "adapter-1"]
+
+    async def stream(self, model: str, messages: list[Message], sampling: Sampling, usage: Usage) -> AsyncIterator[str]:
+        if self.down:
+            raise EngineUnavailable("the engine does not answer")
+        self.seen = messages
+        for piece in ("Refunds ta", "ke 5 da", "ys."):
+            yield piece
+        usage.prompt_tokens, usage.completion_tokens = 10, 3
+
+    async def close(self) -> None:
+        pass
+
+
+class FakeIndex:
+    """Finds the refund passage for every question that names refunds."""
+
+    id = "index-1"
+    passages = (REFUND,)
+
+    def search(self, query: str, count: int, language: str | None = None) -> Search:
+        hit = "refund" in query.lower()
+        return Search((Found(REFUND, 0.9 if hit else 0.1),), hit, 0.5)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def client(engine: FakeEngine) -> Iterator[TestClient]:
+    assistant = Assistant(FakeIndex(), engine, "adapter-1", ("en",), passages=3)  # type: ignore[arg-type]
+    with TestClient(create_app(assistant, most_tokens=50)) as client:
+        yield client
+
+
+def body(question: str, **more: Any) -> dict[str, Any]:
+    return {"model": "assistant", "messages": [{"role": "user", "content": question}], **more}
+
+
+def test_a_reply_has_openais_shape_and_the_extension(client: TestClient) -> None:
+    reply = client.post("/v1/chat/completions", json=body("How long do refunds take?")).json()
+    assert reply["object"] == "chat.completion"
+    assert reply["choices"][0]["message"]["content"] == "Refunds take 5 days. [1]"
+    assert reply["usage"] == {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+    assert reply["assistant"] == {
+        "route": "grounded",
+        "citations": [
+            {
+                "n": 1,
+                "path": "en/refund.md",
+                "heading": "Refunds > The time limit",
+                "quote": "Refunds take 5 days.",
+                "score": 0.9,
+            }
+        ],
+        "adapter": "adapter-1",
+        "index": "index-1",
+    }
+
+
+def test_a_stream_carries_the_extension_once_and_usage_if_asked(client: TestClient) -> None:
+    asked = body("How long do refunds take?", stream=True, stream_options={"include_usage": True})
+    lines = client.post("/v1/chat/completions", json=asked).text.strip().split("\n\n")
+    assert lines[-1] == "data: [DONE]"
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"]) == (
+        "Refunds take 5 days. [1]"
+    )
+    assert [chunk["assistant"]["route"] for chunk in chunks if "assistant" in chunk] == ["grounded"]
+    assert chunks[-1]["usage"]["total_tokens"] == 13
+
+
+def test_a_card_number_reaches_neither_the_engine_nor_the_log(
+    client: TestClient, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    client.post("/v1/chat/completions", json=body("refund to 4111-1111-1111-1111 please"))
+    assert "<CARD_1>" in engine.seen[-1].content
+    assert "4111" not in engine.seen[-1].content
+    assert "route=grounded" in caplog.text
+    assert "4111" not in caplog.text and "please" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("request_body", "status", "message"),
+    [
+        ({"messages": []}, 400, "messages: "),
+        (body("hi", model="gpt-5"), 404, "model 'gpt-5' does not exist"),
+        (body("  "), 400, "the last message must be the user's"),
+        (body("hi", temperature=9), 400, "temperature: "),
+        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages.0.role: "),
+    ],
+)
+def test_a_bad_request_is_refused_in_openais_shape(
+    client: TestClient, request_body: dict[str, Any], status: int, message: str
+) -> None:
+    if "model" not in request_body:
+        request_body = {"model": "assistant", **request_body}
+    reply = client.post("/v1/chat/completions", json=request_body)
+    assert reply.status_code == status
+    assert reply.json()["error"]["type"] == "invalid_request_error"
+    assert reply.json()["error"]["message"].startswith(message)
+
+
+def test_no_json_is_refused_in_openais_shape(client: TestClient) -> None:
+    reply = client.post("/v1/chat/completions", content=b"{")
+    assert reply.status_code == 400
+    assert "error" in reply.json()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_is_down_is_503_with_retry_after(client: TestClient, engine: FakeEngine, stream: bool) -> None:
+    engine.down = True
+    reply = client.post("/v1/chat/completions", json=body("refunds?", stream=stream))
+    assert reply.status_code == 503
+    assert reply.headers["Retry-After"] == "5"
+    assert reply.json()["error"]["code"] == "engine_unavailable"
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").status_code == 200
+
+
+def test_it_is_ready_when_the_engine_serves_the_adapter(client: TestClient) -> None:
+    reply = client.get("/readyz")
+    assert reply.status_code == 200
+    assert reply.json() == {"ready": True, "adapter": "adapter-1", "index": "index-1"}
+
+
+def test_search_redacts_and_says_hit_or_miss(client: TestClient) -> None:
+    found = client.get("/v1/search", params={"q": "refund"}).json()
+    assert found["hit"] is True
+    assert found["passages"][0]["path"] == "en/refund.md"
+    assert client.get("/v1/search", params={"q": "weather"}).json()["hit"] is False
+
+
+def test_an_article_is_what_was_indexed_and_no_path_leads_outside(client: TestClient) -> None:
+    article = client.get("/v1/articles/en/refund.md").text
+    assert article == "# Refunds\n\n## The time limit\n\nRefunds take 5 days."
+    for path in ("../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "en/none.md"):
+        assert client.get(f"/v1/articles/{path}").status_code == 404
+
+
+def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+    assert "http://" not in page.text and "https://" not in page.text
+
+
+def test_the_models_are_the_ways_to_answer(client: TestClient) -> None:
+    names = [model["id"] for model in client.get("/v1/models").json()["data"]]
+    assert names == ["assistant", "assistant:rag+lora", "assistant:rag", "assistant:lora", "assistant:base"]
