@@ -36,12 +36,14 @@ class EmbeddedBase:
     stop_token: str
 
 
+# The pretrained Gemma knows no chat template, and minutes of training do not teach it new control tokens; so turns
+# are marked by words, and an answer ends with the end-of-text token that it has always known.
 _GEMMA_TEMPLATE = (
-    "{{ bos_token }}{% set system = messages[0]['content'] + '\n\n' if messages[0]['role'] == 'system' else '' %}"
-    "{% for message in messages if message['role'] != 'system' %}"
-    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
-    "{{ (system if loop.first else '') + message['content'] + '<end_of_turn>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
+    "{% elif message['role'] == 'user' %}{{ 'Customer:\n' + message['content'] + '\n\n' }}"
+    "{% else %}{{ 'Support:\n' + message['content'] + eos_token + '\n\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Support:\n' }}{% endif %}"
 )
 EMBEDDED = {
     "smollm2-135m": EmbeddedBase(
@@ -78,7 +80,7 @@ EMBEDDED = {
         terms="Gemma 3 270M (pretrained), under the Gemma Terms of Use: ai.google.dev/gemma/terms",
         chat_template=_GEMMA_TEMPLATE,
         individual_digits=False,
-        stop_token="<end_of_turn>",
+        stop_token="<eos>",
     ),
 }
 

@@ -50,7 +50,8 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
         base = served_folder(settings.base, settings.models, quantize)
         log = settings.home / "logs" / "engine.log"
         process = EngineProcess(settings, base, (adapter, folder), log)
-        with tqdm[None](total=USUAL_START_S, desc="starting the engine", bar_format=_BAR) as bar:
+        bar: tqdm[None] = tqdm(total=USUAL_START_S, desc="starting the engine", bar_format=_BAR)
+        with bar:
             try:
                 process.start(lambda seconds: _show(bar, seconds))
             except BaseException:

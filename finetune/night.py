@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from assistant import prompt, releases
-from assistant.base_models import languages, prepare
+from assistant.base_models import fingerprint, languages, prepare
 from assistant.settings import Settings
 from finetune import examples
 from finetune.logs import read_logs
@@ -19,7 +19,7 @@ from retrieval.index import Index
 def train_on_logs(settings: Settings, logs: Sequence[Path], recipe: Recipe, say: Callable[[str], None]) -> Result:
     """Train on `logs` and publish the adapter if none is live for this base.
 
-    The same logs, recipe, base, index and prompt give the same run, which is then not repeated.
+    The same logs, recipe, base model, index and prompt give the same run, which is then not repeated.
 
     Raises:
         InputError: A log file is missing, or nothing in the logs can be learned from.
@@ -30,7 +30,7 @@ def train_on_logs(settings: Settings, logs: Sequence[Path], recipe: Recipe, say:
     source = prepare(settings.base, settings.models)
     files = [path for given in logs for path in (sorted(given.glob("*.jsonl")) if given.is_dir() else [given])]
     hashes = {path.name: sha256(path) for path in files if path.is_file()}
-    inputs = [settings.base, prompt.ID, recipe.model_dump_json(), json.dumps(hashes), release.index or ""]
+    inputs = [fingerprint(source), prompt.ID, recipe.model_dump_json(), json.dumps(hashes), release.index or ""]
     run = settings.runs / content_id(*inputs, str(settings.passages))
     result = _finished(run, settings.adapters)
     if result:

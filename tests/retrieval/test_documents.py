@@ -21,7 +21,7 @@ def test_without_front_matter_the_first_heading_is_the_title_and_the_path_the_ar
     (tmp_path / "zh").mkdir()
     write(tmp_path / "zh", a="text first\n\n## 退款期限\n\n九十天\n")
     (document,), _ = read_documents(tmp_path)
-    assert (document.title, document.article, document.language) == ("退款期限", "zh/a.md", "en")
+    assert (document.title, document.article, document.language) == ("退款期限", "zh/a.md", "zh")
 
 
 def test_without_any_heading_the_file_name_is_the_title(tmp_path: Path) -> None:

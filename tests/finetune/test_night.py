@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from assistant import prompt, releases
+from assistant.settings import Settings
+from finetune import night
+from finetune.night import train_on_logs
+from finetune.recipe import Recipe
+from finetune.train import Result
+from retrieval.errors import InputError
+
+RECIPE = Recipe(rank=2, max_steps=1, batch_size=2)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_base: Path) -> Settings:
+    return Settings(home=tmp_path / "home", base=str(tiny_base))
+
+
+def write_logs(path: Path, word: str = "refund", bad: bool = False) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        json.dumps(
+            {
+                "messages": [
+                    {"role": "user", "content": f"How long for {word} {n}?"},
+                    {"role": "assistant", "content": f"It takes about {n} days for a {word}."},
+                ]
+            }
+        )
+        for n in range(4)
+    ]
+    path.write_text("\n".join([*lines, "card 4111 1111 1111 1111"] if bad else lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The adapters that were really trained, in order."""
+    done: list[str] = []
+    really = night.train
+
+    def count(*arguments: object) -> Result:
+        result = really(*arguments)
+        done.append(result.adapter)
+        return result
+
+    monkeypatch.setattr(night, "train", count)
+    return done
+
+
+def test_the_first_adapter_of_a_base_goes_live_and_the_same_night_again_trains_nothing(
+    settings: Settings, tmp_path: Path, trainings: list[str]
+) -> None:
+    logs = write_logs(tmp_path / "logs.jsonl")
+    said: list[str] = []
+    first = train_on_logs(settings, [logs], RECIPE, said.append)
+    assert said[-1] == f"adapter {first.adapter} is live"
+    release = releases.live(settings.releases)
+    assert (release.adapter, release.base, release.prompt) == (first.adapter, settings.base, prompt.ID)
+    assert train_on_logs(settings, [logs], RECIPE, said.append).adapter == first.adapter
+    assert "was trained on these logs before; nothing to do" in said[-1]
+    assert trainings == [first.adapter]
+
+
+def test_a_second_training_does_not_replace_the_live_adapter(
+    settings: Settings, tmp_path: Path, trainings: list[str]
+) -> None:
+    logs = write_logs(tmp_path / "logs.jsonl")
+    first = train_on_logs(settings, [logs], RECIPE, lambda _: None)
+    said: list[str] = []
+    second = train_on_logs(settings, [logs], RECIPE.model_copy(update={"seed": 8}), said.append)
+    assert trainings == [first.adapter, second.adapter] and first.adapter != second.adapter
+    assert releases.live(settings.releases).adapter == first.adapter
+    assert said[-1] == f"adapter {second.adapter} is kept; {first.adapter} stays live"
+    assert (settings.adapters / second.adapter).is_dir()
+
+
+def test_an_adapter_that_was_deleted_is_trained_again(settings: Settings, tmp_path: Path, trainings: list[str]) -> None:
+    import shutil
+
+    logs = write_logs(tmp_path / "logs.jsonl")
+    first = train_on_logs(settings, [logs], RECIPE, lambda _: None)
+    shutil.rmtree(settings.adapters / first.adapter)
+    assert train_on_logs(settings, [logs], RECIPE, lambda _: None).adapter == first.adapter
+    assert len(trainings) == 2
+
+
+def test_other_logs_of_the_same_name_are_another_night(
+    settings: Settings, tmp_path: Path, trainings: list[str]
+) -> None:
+    """Hashes were kept by file name, so of two days' `chat.jsonl` in two folders only the last one counted."""
+    logs = [write_logs(tmp_path / day / "chat.jsonl", day) for day in ("monday", "tuesday")]
+    train_on_logs(settings, logs, RECIPE, lambda _: None)
+    write_logs(logs[0], "other")
+    train_on_logs(settings, logs, RECIPE, lambda _: None)
+    assert len(trainings) == 2
+
+
+def test_malformed_lines_are_kept_in_quarantine_without_personal_data(
+    settings: Settings, tmp_path: Path, trainings: list[str]
+) -> None:
+    logs = write_logs(tmp_path / "logs.jsonl", bad=True)
+    said: list[str] = []
+    train_on_logs(settings, [logs], RECIPE, said.append)
+    (path,) = settings.runs.glob("*/quarantine.jsonl")
+    (line,) = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (line["place"], line["text"]) == (f"{logs}:5", "card <CARD_1>")
+    assert any(f"1 malformed lines are in {path}; the first: {logs}:5: not JSON" in text for text in said)
+
+
+def test_a_missing_log_publishes_nothing(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no\.jsonl does not exist"):
+        train_on_logs(settings, [tmp_path / "no.jsonl"], RECIPE, lambda _: None)
+    assert releases.live(settings.releases) == releases.EMPTY
+    assert not settings.adapters.exists()

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from finetune.recipe import Recipe, read_recipe
+from retrieval.errors import InputError
+
+
+def test_without_a_file_the_defaults_hold() -> None:
+    assert read_recipe(None) == Recipe()
+
+
+def test_a_file_changes_fields_and_overrides_stand_above_it(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("rank: 8\nmax_steps: 5\n")
+    recipe = read_recipe(path, max_steps=3, minutes=None)
+    assert (recipe.rank, recipe.max_steps, recipe.minutes) == (8, 3, None)
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("# nothing yet\n")
+    assert read_recipe(tmp_path / "recipe.yaml") == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rnak: 8", "field 'rnak'.*known fields: quantize, rank"),
+        ("rank: 0", "field 'rank'"),
+        ("quantize: int3", "field 'quantize'"),
+        ("- rank", "must be a mapping"),
+        ("rank: [", "cannot be read"),
+    ],
+)
+def test_a_wrong_recipe_is_an_input_error_that_names_file_and_field(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"{path}.*{message}"):
+        read_recipe(path)
+
+
+def test_a_recipe_that_is_missing_or_not_text_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_recipe(tmp_path / "no.yaml")
+    (tmp_path / "latin.yaml").write_bytes("rank: 8 # é".encode("latin-1"))
+    with pytest.raises(InputError, match="cannot be read"):
+        read_recipe(tmp_path / "latin.yaml")
