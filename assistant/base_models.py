@@ -4,8 +4,10 @@ What is trained is what is served. QLoRA trains against the NF4 base, and its ad
 original weights, so the engine is given a folder with the NF4 weights dequantised (`served_folder`).
 """
 
+import contextlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -126,7 +128,7 @@ def served_folder(base: str, models: Path, quantize: Quantize) -> str:
     source = prepare(base, models)
     if quantize == "none":
         return source
-    name = base if base in EMBEDDED else content_id(source)
+    name = base if base in EMBEDDED else fingerprint(source)
     folder = models / f"{name}-nf4"
     if not folder.exists():
         _log.info("writing the NF4 weights of %s for the engine, once", base)
@@ -156,13 +158,14 @@ def load_model(source: str, quantize: Quantize, device: str) -> Any:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        source,
-        dtype=torch.bfloat16,
-        quantization_config=config,
-        device_map={"": device},
-        trust_remote_code=False,
-    )
+    with _loading(source):
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=torch.bfloat16,
+            quantization_config=config,
+            device_map={"": device},
+            trust_remote_code=False,
+        )
     keep_nf4_gradients_right(model)
     return model
 
@@ -182,7 +185,20 @@ def keep_nf4_gradients_right(model: Any) -> None:
 def load_tokenizer(folder: str) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    with _loading(folder):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+@contextlib.contextmanager
+def _loading(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"base model {source!r} cannot be loaded: {reason} Give a folder written by save_pretrained, or a hub id "
+            "that this machine can reach or has in its cache"
+        ) from error
 
 
 def _write_embedded(base: EmbeddedBase, folder: Path) -> None:

@@ -25,8 +25,8 @@ HANDOFF: dict[Language, str] = {
     "zh": "帮助中心没有找到与您的问题相关的文章。请联系人工客服，由专人为您解答。",
 }
 QUOTED: dict[Language, str] = {"en": "From our help centre:", "zh": "帮助中心的说明："}
-_SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？]|\n")
-_OPEN_MARKER = re.compile(r"\s*\[\d{0,2}$")
+_SENTENCE_END = re.compile(r"[.!?][”’\"')]*(?=\s)|[。！？]|\n")
+_OPEN_MARKER = re.compile(r"[^\S\n]*(?:\[\d*)?$")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Markers are attached here and never taken from the model: a small model invents 
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ _EMPTY_WORDS = frozenset(
     "a an and are as at be by can do does for from has have if in is it its of on or so that the their then there "
     "this to was we will with you your".split()
 )
-_MARKER = re.compile(r"\s*\[\d+\]")
+_MARKER = re.compile(r"[^\S\n]*\[\d+\]")
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ def words(text: str) -> frozenset[str]:
 
 
 def numbers(text: str) -> frozenset[str]:
-    """The figures in a text, thousands separators removed."""
-    return frozenset(number.replace(",", "").rstrip(".:") for number in NUMBER.findall(text))
+    """The figures in a text, in half-width digits, thousands separators removed."""
+    plain = unicodedata.normalize("NFKC", text)
+    return frozenset(number.replace(",", "").rstrip(".:") for number in NUMBER.findall(plain))
 
 
 def overlap(sentence: str, text: str) -> float:

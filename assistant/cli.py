@@ -278,9 +278,11 @@ def _index(settings: "Settings", knowledge: Path, exclude: tuple[str, ...], as_j
 
     from assistant.redaction import redact
     from assistant.releases import publish
+    from retrieval.documents import read_documents
     from retrieval.index import build
 
     started = time.monotonic()
+    read_documents(knowledge, exclude)  # a wrong folder shall not wait for the encoder
     encoder = _encoder(settings)
     built = build(knowledge, settings.indexes, encoder, redact, exclude, progress=not as_json)
     publish(settings.releases, index=built.id)

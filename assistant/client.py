@@ -1,18 +1,20 @@
 """A small client of the chat service, for the command line and evaluation."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from retrieval.errors import EngineError, EngineUnavailable
+from retrieval.errors import EngineError, EngineUnavailable, InputError
 
 
 def complete(url: str, model: str, messages: list[dict[str, str]]) -> dict[str, Any]:
     """One whole reply of the service.
 
     Raises:
+        InputError: `url` is no address.
         EngineUnavailable: The service cannot be reached.
         EngineError: It answered with an error.
     """
@@ -32,11 +34,14 @@ def stream(url: str, model: str, messages: list[dict[str, str]]) -> Iterator[dic
 
 
 def _post(url: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(
-        f"{url.rstrip('/')}/v1/chat/completions",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
+    try:
+        request = urllib.request.Request(
+            f"{url.rstrip('/')}/v1/chat/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+    except ValueError as error:
+        raise InputError(f"{url!r} is no address: {error}; give one such as http://127.0.0.1:8000") from None
     try:
         return urllib.request.urlopen(request, timeout=600)
     except urllib.error.HTTPError as error:
@@ -46,6 +51,6 @@ def _post(url: str, body: dict[str, Any]) -> Any:
         except (ValueError, KeyError, TypeError):
             message = text[:300]
         raise EngineError(f"{url} answered {error.code}: {message}") from None
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        reason = getattr(error, "reason", None) or error or type(error).__name__
         raise EngineUnavailable(f"nothing answers at {url} ({reason}); start it with: assistant serve") from None

@@ -14,8 +14,9 @@ from stdnum.cn import ric
 
 _SEPARATOR = r"[\s\-._/·—–\u200b-\u200d\u2060\ufeff]"
 _DIGITS = re.compile(rf"\d(?:{_SEPARATOR}{{0,3}}\d)*(?:{_SEPARATOR}?[xXｘＸ])?")
-_EMAIL = re.compile(r"[\w.+-]+[@＠][\w-]+(?:[.．][\w-]+)+")
-_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}\b")
+_EMAIL = re.compile(r"(?a:[\w.+-]+)[@＠](?a:[\w-]+)(?:[.．](?a:[\w-]+))+")
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?![A-Za-z0-9])")
+_GROUP = re.compile(r"[\dxXｘＸ]+")
 _SECURITY_CODE = re.compile(
     r"(?i)((?:cvv2?|cvc2?|security code|安全码|校验码|验证码后三位|背面三位)\D{0,12}?)(\d{3,4})(?!\d)"
 )
@@ -35,9 +36,7 @@ class Redactor:
 
     def __call__(self, text: str) -> str:
         text = _EMAIL.sub(lambda match: self._placeholder("EMAIL", match[0].lower()), text)
-        text = _IBAN.sub(
-            lambda match: self._placeholder("IBAN", match[0]) if iban.is_valid(match[0]) else match[0], text
-        )
+        text = _IBAN.sub(lambda match: self._iban(match[0]), text)
         text = _SECURITY_CODE.sub(lambda match: match[1] + self._placeholder("CVV", match[2]), text)
         text = _DIGITS.sub(lambda match: self._digits(match[0]), text)
         return self._phones(text)
@@ -47,17 +46,25 @@ class Redactor:
         taken = sum(name[0] == kind for name in self._placeholders)
         return self._placeholders.setdefault((kind, value), f"<{kind}_{taken + 1}>")
 
+    def _iban(self, text: str) -> str:
+        """The longest start of `text` that is an IBAN replaced: capitals after it belong to other words."""
+        words = text.split(" ")
+        for count in range(len(words), 0, -1):
+            candidate = " ".join(words[:count])
+            if iban.is_valid(candidate):
+                return " ".join([self._placeholder("IBAN", candidate.replace(" ", "")), *words[count:]])
+        return text
+
     def _digits(self, run: str) -> str:
         """A run of digits with separators, each card and identity number in it replaced."""
+        taken: list[tuple[int, int, str]] = []
         for start, end in _windows(run):
             digits = _plain_digits(run[start:end])
-            if len(digits) in _CARD_DIGITS and digits[0] in "23456" and luhn.is_valid(digits):
-                kind = "CARD"
-            elif len(digits) == 18 and ric.is_valid(digits):
-                kind = "ID"
-            else:
-                continue
-            return self._digits(run[:start]) + self._placeholder(kind, digits) + self._digits(run[end:])
+            kind = _kind_of(digits)
+            if kind and all(end <= begin or start >= stop for begin, stop, _ in taken):
+                taken.append((start, end, self._placeholder(kind, digits)))
+        for start, end, placeholder in sorted(taken, reverse=True):
+            run = run[:start] + placeholder + run[end:]
         return run
 
     def _phones(self, text: str) -> str:
@@ -74,12 +81,26 @@ def redact(text: str) -> str:
     return Redactor()(text)
 
 
+def _kind_of(digits: str) -> str | None:
+    if len(digits) in _CARD_DIGITS and digits[0] in "23456" and luhn.is_valid(digits):
+        return "CARD"
+    return "ID" if len(digits) == 18 and ric.is_valid(digits) else None
+
+
 def _windows(run: str) -> Iterator[tuple[int, int]]:
-    """Spans of `run` between separators, longest first: a card number may have a year or code beside it."""
-    starts = [0] + [i for i in range(1, len(run)) if run[i].isalnum() and not run[i - 1].isalnum()]
-    ends = [i for i in range(1, len(run)) if run[i - 1].isalnum() and not run[i].isalnum()] + [len(run)]
-    spans = [(start, end) for start in starts for end in ends if end - start >= _CARD_DIGITS.start]
-    yield from sorted(spans, key=lambda span: span[0] - span[1])
+    """Spans of whole groups that may be one number, longest first: a card may have a year or code beside it."""
+    groups = [(match.start(), match.end()) for match in _GROUP.finditer(run)]
+    spans = []
+    for first, (start, _) in enumerate(groups):
+        length = 0
+        for begin, end in groups[first:]:
+            length += end - begin
+            if length > _CARD_DIGITS.stop:
+                break
+            if length >= _CARD_DIGITS.start:
+                spans.append((length, start, end))
+    for _, start, end in sorted(spans, key=lambda span: -span[0]):
+        yield start, end
 
 
 def _plain_digits(text: str) -> str:

@@ -50,7 +50,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
         base = served_folder(settings.base, settings.models, quantize)
         log = settings.home / "logs" / "engine.log"
         process = EngineProcess(settings, base, (adapter, folder), log)
-        bar: tqdm[None] = tqdm(total=USUAL_START_S, desc="starting the engine", bar_format=_BAR)
+        bar: tqdm[None] = tqdm((), total=USUAL_START_S, desc="starting the engine", bar_format=_BAR)
         with bar:
             try:
                 process.start(lambda seconds: _show(bar, seconds))
@@ -98,7 +98,7 @@ def _listen(
 
     def ready() -> None:
         on_ready(address)
-        say(f"\nThe chat page is at {address}/ and the API at {address}/v1 (stop with Ctrl-C)")
+        say(f"\nThe chat page is at {address}/ and the API at {address}/v1 (Ctrl-C stops it)")
 
     app = create_app(
         assistant,

@@ -53,11 +53,11 @@ class Report:
     arms: tuple[str, ...]
     answers: tuple[Answer, ...]
 
-    def rate(self, arm: str, name: str) -> tuple[float, int]:
-        """Mean of a score over the cases it applies to, and how many they are."""
+    def rate(self, arm: str, name: str) -> tuple[float | None, int]:
+        """Mean of a score over the cases it applies to (None if to none), and how many they are."""
         scores = [answer.scores[name] for answer in self.answers if answer.arm == arm]
         values = [float(score) for score in scores if score is not None]
-        return (float(np.mean(values)) if values else float("nan")), len(values)
+        return (float(np.mean(values)) if values else None), len(values)
 
     def difference(self, name: str) -> Difference | None:
         """How the last arm differs from the first in a score; None when nothing can be compared."""
@@ -88,7 +88,8 @@ class Report:
     def as_text(self) -> str:
         lines = [f"{'':22}" + "".join(f"{arm:>18}" for arm in self.arms) + f"{'difference':>26}"]
         for name in _SCORES:
-            cells = ["{:.3f} (n={})".format(*self.rate(arm, name)) for arm in self.arms]
+            rates = [self.rate(arm, name) for arm in self.arms]
+            cells = ["-" if mean is None else f"{mean:.3f} (n={n})" for mean, n in rates]
             difference = self.difference(name) if len(self.arms) > 1 else None
             shown = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]" if difference else ""
             lines.append(f"{name:22}" + "".join(f"{cell:>18}" for cell in cells) + f"{shown:>26}")

@@ -57,8 +57,9 @@ def read_cases(path: Path, lang: str | None = None, limit: int | None = None, se
             for number, line in enumerate(file, 1):
                 if line.strip():
                     cases.append(_parse(line, path, number))
-    except OSError as error:
-        raise InputError(f"case file {path} cannot be read: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"case file {path} cannot be read: {reason}") from error
     cases = [case for case in cases if lang in (None, case.lang)]
     if not cases:
         raise InputError(f"case file {path} holds no case" + (f" in {lang}" if lang else ""))

@@ -10,9 +10,13 @@ from retrieval.language import language_of
 
 
 def normalised(text: str) -> str:
-    """Full-width to half-width, lower case, without white space and thousands separators."""
+    """Full-width to half-width, lower case, without thousands separators and white space.
+
+    White space between figures becomes `|`, so that `10, 200` stays two of them.
+    """
     plain = unicodedata.normalize("NFKC", text).lower()
-    return re.sub(r"(?<=\d),(?=\d{3})", "", re.sub(r"\s+", "", plain))
+    plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
+    return re.sub(r"\s+", "", re.sub(r"(?<=[\d.,])\s+(?=\d)", "|", plain))
 
 
 def facts_present(case: Case, answer: str) -> bool | None:

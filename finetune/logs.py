@@ -65,6 +65,15 @@ def read_logs(paths: Iterable[Path]) -> Iterator[Conversation | BadLine]:
             raise InputError(f"log file {path} cannot be read: {error.strerror}") from error
 
 
+def log_files(paths: Iterable[Path]) -> list[Path]:
+    """The log files that `paths` name, those of a folder sorted.
+
+    Raises:
+        InputError: A path does not exist, or a folder holds no log.
+    """
+    return list(_files(paths))
+
+
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
@@ -85,7 +94,7 @@ def _parse(raw: bytes, place: str) -> Conversation | BadLine:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "line"
         return BadLine(place, f"{field}: {first['msg']}", _shown(raw))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return BadLine(place, f"not JSON: {error}", _shown(raw))
     messages = tuple(Message(message.role, message.content) for message in line.messages)
     return Conversation(place, messages, line.rating, line.resolved)

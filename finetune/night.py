@@ -9,7 +9,7 @@ from assistant import prompt, releases
 from assistant.base_models import fingerprint, languages, prepare
 from assistant.settings import Settings
 from finetune import examples
-from finetune.logs import read_logs
+from finetune.logs import log_files, read_logs
 from finetune.recipe import Recipe
 from finetune.train import Result, train
 from retrieval.files import content_id, sha256, write_text
@@ -26,17 +26,18 @@ def train_on_logs(settings: Settings, logs: Sequence[Path], recipe: Recipe, say:
         SupportError: Training diverged.
         StorageError: The disk refused. In each case nothing was published.
     """
+    files = log_files(logs)
     release = releases.live(settings.releases)
     source = prepare(settings.base, settings.models)
-    files = [path for given in logs for path in (sorted(given.glob("*.jsonl")) if given.is_dir() else [given])]
-    hashes = {path.name: sha256(path) for path in files if path.is_file()}
+    written = settings.base_languages or languages(settings.base)
+    hashes = [(path.name, sha256(path)) for path in files]
     inputs = [fingerprint(source), prompt.ID, recipe.model_dump_json(), json.dumps(hashes), release.index or ""]
-    run = settings.runs / content_id(*inputs, str(settings.passages))
+    run = settings.runs / content_id(*inputs, str(settings.passages), str(written))
     result = _finished(run, settings.adapters)
     if result:
         say(f"adapter {result.adapter} was trained on these logs before; nothing to do")
     else:
-        result = _train(settings, logs, recipe, source, run, release.index, say)
+        result = _train(settings, logs, recipe, source, run, release.index, written, say)
     if release.adapter is None or release.base != settings.base:
         releases.publish(settings.releases, adapter=result.adapter, base=settings.base, prompt=prompt.ID)
         say(f"adapter {result.adapter} is live")
@@ -60,6 +61,7 @@ def _train(
     source: str,
     run: Path,
     index_id: str | None,
+    written: Sequence[str],
     say: Callable[[str], None],
 ) -> Result:
     index = None
@@ -69,7 +71,6 @@ def _train(
         index = Index(settings.indexes / index_id, Encoder(settings.encoder, settings.models))
     else:
         say("no index is live: training on bare question and answer pairs, without passages")
-    written = settings.base_languages or languages(settings.base)
     prepared = examples.prepare(read_logs(logs), index, recipe, written, settings.passages)
     for kind, count in sorted(prepared.counts.items()):
         say(f"  {count:6} {kind}")
@@ -81,8 +82,9 @@ def _train(
         say(f"{len(prepared.bad_lines)} malformed lines are in {quarantine}; the first: {first.place}: {first.reason}")
     facts = {"index": index_id, "logs": [str(path.name) for path in logs], "data": dict(prepared.counts)}
     result = train(settings.base, source, prepared.examples, recipe, settings.adapters, run, facts)
+    held_out = f"held-out loss {result.loss_before} → {result.loss_after}; " if result.loss_after is not None else ""
     say(
-        f"{result.steps} steps in {result.seconds:.0f} s, {result.tokens_per_second:.0f} tokens/s; held-out loss "
-        f"{result.loss_before:.3f} → {result.loss_after:.3f}; {result.peak_memory_gib:.1f} GiB at most"
+        f"{result.steps} steps in {result.seconds:.0f} s, {result.tokens_per_second:.0f} tokens/s; {held_out}"
+        f"{result.peak_memory_gib:.1f} GiB at most"
     )
     return result

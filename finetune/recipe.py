@@ -21,8 +21,8 @@ class Recipe(BaseModel):
     learning_rate: float = Field(1e-3, gt=0, description="Peak, after a linear warm-up, before a linear decay.")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of the run that warms up.")
     epochs: float = Field(3, gt=0, description="Passes over the examples, unless max_steps or minutes end it.")
-    batch_size: int = Field(4, ge=1, description="Examples in one optimiser step.")
-    micro_batch: int = Field(4, ge=1, description="Examples computed at once; memory grows with it.")
+    batch_size: int = Field(2, ge=1, description="Examples in one optimiser step.")
+    micro_batch: int = Field(2, ge=1, description="Examples computed at once; memory grows with it.")
     max_tokens: int = Field(1024, ge=128, description="Longest example; longer ones are left out and counted.")
     max_examples: int | None = Field(None, ge=1, description="Answers drawn from the logs at most; None takes all.")
     max_steps: int | None = Field(None, ge=1, description="Optimiser steps at most.")
@@ -33,7 +33,7 @@ class Recipe(BaseModel):
         0.1, ge=0, le=1, description="Examples whose passages do not answer: the answer says so."
     )
     none_share: float = Field(
-        0.05, ge=0, le=1, description="Examples without any passage: the answer says that there is none."
+        0.1, ge=0, le=1, description="Examples without any passage: the answer says that there is none."
     )
     gradient_checkpointing: bool = Field(False, description="Trade time for memory; for large bases on a GPU.")
     seed: int = 7
@@ -49,8 +49,9 @@ def read_recipe(path: Path | None, **overrides: object) -> Recipe:
     if path is not None:
         try:
             loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"recipe {path} cannot be read: {error}") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"recipe {path} cannot be read: {reason}") from error
         if not isinstance(loaded, dict | None):
             raise InputError(f"recipe {path} must be a mapping of fields to values, such as 'rank: 16'")
         fields = loaded or {}

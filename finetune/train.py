@@ -46,9 +46,9 @@ class Result:
     """Of optimisation, without loading and validation."""
     tokens_per_second: float
     """Prompt and answer, without padding."""
-    loss_before: float
-    """Mean negative log-likelihood per answer token on held-out examples, in nats."""
-    loss_after: float
+    loss_before: float | None
+    """Mean negative log-likelihood per answer token on held-out examples, in nats; None without such examples."""
+    loss_after: float | None
     peak_memory_gib: float
 
 
@@ -131,13 +131,14 @@ def _split(rows: list[dict[str, Any]], examples: list[Example], seed: int) -> tu
     random.Random(seed).shuffle(answers)
     wanted = min(VALIDATION_MOST, int(len(rows) * VALIDATION_SHARE))
     validation: list[dict[str, Any]] = []
-    while answers and len(validation) < wanted:
-        validation += by_answer[answers.pop()]
+    for answer in answers:  # an answer to many questions stays in training whole
+        if len(validation) < wanted and len(by_answer[answer]) <= VALIDATION_MOST:
+            validation += by_answer[answer]
     kept = {row["example"] for row in validation}
     columns = {"ids": "ids", "answer": "answer", "example": "example"}
     return tuple(
         Dataset.from_dict({name: [row[name] for row in part] for name in columns})
-        for part in ([row for row in rows if row["example"] not in kept], validation[:VALIDATION_MOST])
+        for part in ([row for row in rows if row["example"] not in kept], validation)
     )
 
 
@@ -175,8 +176,8 @@ class _Fitted:
     steps: int
     seconds: float
     tokens_per_second: float
-    loss_before: float
-    loss_after: float
+    loss_before: float | None
+    loss_after: float | None
 
 
 def _fit(model: Any, training: Any, validation: Any, recipe: Recipe, device: str, curve: Any) -> _Fitted:
@@ -206,10 +207,7 @@ def _fit(model: Any, training: Any, validation: Any, recipe: Recipe, device: str
                 part.backward()
                 loss += part.item()
             if not math.isfinite(loss):
-                raise SupportError(
-                    f"training diverged at step {step + 1}: the loss is {loss}; no adapter was kept. "
-                    f"Lower learning_rate (now {recipe.learning_rate}) in the recipe"
-                )
+                raise _diverged(step + 1, loss, recipe)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -222,8 +220,23 @@ def _fit(model: Any, training: Any, validation: Any, recipe: Recipe, device: str
             bar.update()
     seconds = time.monotonic() - started
     after = _validate(model, validation, recipe.micro_batch, device)
-    curve.add_scalar("loss/validation", after, step)
-    return _Fitted(step, round(seconds, 1), round(tokens / seconds, 1), round(before, 4), round(after, 4))
+    if after is not None:
+        curve.add_scalar("loss/validation", after, step)
+    if not all(math.isfinite(value) for value in (*([after] if after is not None else []), _norm(parameters))):
+        raise _diverged(step, after, recipe)
+    rounded = [None if value is None else round(value, 4) for value in (before, after)]
+    return _Fitted(step, round(seconds, 1), round(tokens / seconds, 1), *rounded)
+
+
+def _norm(parameters: list[Any]) -> float:
+    return float(sum(parameter.detach().norm() for parameter in parameters))
+
+
+def _diverged(step: int, loss: float | None, recipe: Recipe) -> SupportError:
+    return SupportError(
+        f"training diverged at step {step}: the loss is {loss}; no adapter was kept. "
+        f"Lower learning_rate (now {recipe.learning_rate}) in the recipe"
+    )
 
 
 def _batches(training: Any, recipe: Recipe, steps: int) -> Iterator[list[dict[str, Any]]]:
@@ -275,14 +288,14 @@ def _loss(model: Any, rows: list[dict[str, Any]], device: str) -> Any:
     )
 
 
-def _validate(model: Any, validation: Any, micro_batch: int, device: str) -> float:
-    """Mean loss per answer token, in nats; NaN without validation examples."""
+def _validate(model: Any, validation: Any, micro_batch: int, device: str) -> float | None:
+    """Mean loss per answer token, in nats; None without validation examples."""
     import torch
 
     rows = sorted(validation, key=lambda row: len(row["ids"]))
     labelled = sum(row["answer"] for row in rows)
     if not labelled:
-        return math.nan
+        return None
     model.eval()
     with torch.no_grad():
         parts = [rows[start : start + micro_batch] for start in range(0, len(rows), micro_batch)]

@@ -23,6 +23,8 @@ class Document:
     """The file's text without front matter."""
     article: str
     """The front matter's `id`, which translations share; else the path."""
+    first_line: int = 0
+    """Where `text` starts in the file, from 0: after the front matter."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def _read(path: Path, name: str) -> Document:
     title = str(meta.get("title") or _first_heading(text) or path.stem.replace("-", " "))
     declared = meta.get("language")
     language: Language = declared if declared in ("en", "zh") else language_of(text)
-    return Document(name, title, language, text, str(meta.get("id") or name))
+    first_line = raw[: raw.rindex(text)].count("\n") if text in raw else 0
+    return Document(name, title, language, text, str(meta.get("id") or name), first_line)
 
 
 def _first_heading(text: str) -> str:

@@ -9,7 +9,7 @@ An index is immutable and named by its content. It is built aside, checked, and 
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def build(
     documents, skipped = read_documents(knowledge, exclude)
     limit = min(PASSAGE_TOKENS, encoder.max_tokens - 8)
     passages = [
-        Passage(**{**asdict(passage), "text": redact(passage.text)})
+        replace(passage, title=redact(passage.title), heading=redact(passage.heading), text=redact(passage.text))
         for document in documents
         for passage in split(document, encoder.count_tokens, limit)
     ]
@@ -135,7 +135,7 @@ class Index:
 
         manifest = read_manifest(folder)
         for file, digest in manifest["files"].items():
-            if sha256(folder / file) != digest:
+            if not (folder / file).is_file() or sha256(folder / file) != digest:
                 raise IndexDamaged(
                     f"{folder / file} does not match its manifest; delete {folder} and run: assistant index"
                 )
@@ -201,10 +201,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise NotReady(f"there is no index in {folder}; run: assistant index --knowledge DIR")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or {"format", "id", "encoder", "gate", "files"} - manifest.keys():
+            raise ValueError("fields are missing")
         if manifest["format"] != FORMAT:
             raise IndexDamaged(
                 f"{path} has format {manifest['format']}, this version reads {FORMAT}; run: assistant index"
             )
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise IndexDamaged(f"{path} is not an index manifest ({error}); run: assistant index") from error
     return dict(manifest)

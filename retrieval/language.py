@@ -7,7 +7,8 @@ Language = Literal["en", "zh"]
 
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_]")
-_SENTENCE = re.compile(r"[^。！？!?\n.]*(?:[.](?=\S)[^。！？!?\n.]*)*(?:[。！？!?.]+[”’\"')）」]*|\n|$)")
+_LIST_MARKER = re.compile(r"^\s*(?:[-*+•]|\d+[.)])\s+")
+_SENTENCE_END = re.compile(r"(?:[。！？!?]+[”’\"')）」]*|\.+[”’\"')）」]*(?=\s|$))")
 
 
 def language_of(text: str) -> Language:
@@ -25,5 +26,11 @@ def sentences(text: str) -> list[str]:
 
     Newlines end a sentence; a full stop does only before white space, so `1.5%` and `Me.Help` stay whole.
     """
-    found = (re.sub(r"^\s*(?:[-*+•]|\d+[.)])\s+", "", line) for line in _SENTENCE.findall(text))
+    found = []
+    for line in text.splitlines():
+        line, start = _LIST_MARKER.sub("", line), 0
+        for end in _SENTENCE_END.finditer(line):
+            found.append(line[start : end.end()])
+            start = end.end()
+        found.append(line[start:])
     return [sentence.strip() for sentence in found if sentence.strip()]

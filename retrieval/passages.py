@@ -25,7 +25,7 @@ class Passage:
     text: str
     language: Language
     start_line: int
-    """First line in the document's text, from 0."""
+    """First line in the file, from 0."""
     end_line: int
     """One past the last line."""
 
@@ -91,7 +91,7 @@ def split(document: Document, count_tokens: Callable[[str], int], max_tokens: in
 
 def _blocks(document: Document) -> Iterable[_Block]:
     """Top-level Markdown blocks with the heading path above each."""
-    lines = document.text.splitlines()
+    lines = document.text.split("\n")
     path: list[tuple[int, str]] = []
     tokens = MarkdownIt().enable("table").parse(document.text)
     for position, token in enumerate(tokens):
@@ -104,7 +104,8 @@ def _blocks(document: Document) -> Iterable[_Block]:
             text = _plain("\n".join(lines[start:end]))
             if text:
                 titles = [text for _, text in path if text != document.title]
-                yield _Block(" > ".join(titles), text, start, end)
+                first = document.first_line
+                yield _Block(" > ".join(titles), text, first + start, first + end)
 
 
 def _plain(markdown: str) -> str:

@@ -14,7 +14,7 @@ def write(folder: Path, **texts: str) -> Path:
 
 def test_front_matter_names_the_article_title_and_language(tmp_path: Path) -> None:
     write(tmp_path, a="---\nid: refunds\ntitle: Refunds\nlanguage: zh\n---\n\nOnly English words\n")
-    assert read_documents(tmp_path) == ([Document("a.md", "Refunds", "zh", "Only English words", "refunds")], [])
+    assert read_documents(tmp_path) == ([Document("a.md", "Refunds", "zh", "Only English words", "refunds", 6)], [])
 
 
 def test_without_front_matter_the_first_heading_is_the_title_and_the_path_the_article(tmp_path: Path) -> None:
