@@ -89,7 +89,7 @@ def main(verbose: bool) -> None:
 @_settings_options("base", "encoder", "host", "port")
 @click.option("--knowledge", type=_existing, default=ROOT / "knowledge", help="Folder of articles.")
 @click.option("--logs", type=_existing, multiple=True, help="Support logs (default: the synthetic sample).")
-@click.option("--minutes", type=float, default=4.0, show_default=True, help="Training time at most.")
+@click.option("--minutes", type=float, default=4.5, show_default=True, help="Training time at most.")
 def run(knowledge: Path, logs: tuple[Path, ...], minutes: float, **options: Any) -> None:
     """Index, train an adapter, serve, ask three questions, and stay up.
 
@@ -345,6 +345,8 @@ def _serve(settings: "Settings", on_ready: Callable[[str], None]) -> None:
 
 
 def _ask_three(url: str) -> None:
+    log = logging.getLogger("assistant")
+    log.setLevel(logging.WARNING)  # the answers below say what the log would
     for question in (
         "How many days do I have to request a refund?",
         "提现到银行卡要多久到账？",
@@ -352,6 +354,7 @@ def _ask_three(url: str) -> None:
     ):
         click.secho(f"\nyou: {question}", bold=True)
         _ask(url, "assistant", [{"role": "user", "content": question}])
+    log.setLevel(logging.INFO)
 
 
 def _ask(url: str, model: str, messages: list[dict[str, str]]) -> str:

@@ -91,16 +91,15 @@ def create_app(
             seed=request.seed,
             stop=tuple([request.stop] if isinstance(request.stop, str) else request.stop or ()),
         )
-        outcome = Outcome()
+        outcome, started = Outcome(), time.monotonic()
         pieces = assistant.answer(conversation, arm, sampling, outcome)
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.model}
         if request.stream:
             # The first piece is awaited here, so that an engine that is down is an HTTP status.
             first = await anext(pieces, "")
             wants_usage = bool((request.stream_options or {}).get("include_usage"))
-            events = _events(head, first, pieces, outcome, wants_usage)
+            events = _events(head, first, pieces, outcome, wants_usage, started)
             return StreamingResponse(events, media_type="text/event-stream")
-        started = time.monotonic()
         text = "".join([piece async for piece in pieces])
         _log_answer(head, outcome, started)
         choice = {
@@ -120,10 +119,13 @@ def create_app(
         }
 
     async def _events(
-        head: dict[str, Any], first: str, pieces: AsyncIterator[str], outcome: Outcome, wants_usage: bool
+        head: dict[str, Any],
+        first: str,
+        pieces: AsyncIterator[str],
+        outcome: Outcome,
+        wants_usage: bool,
+        started: float,
     ) -> AsyncIterator[str]:
-        started = time.monotonic()
-
         def event(delta: dict[str, str], finish: str | None = None, **more: Any) -> str:
             choices = [{"index": 0, "delta": delta, "finish_reason": finish}]
             chunk = {**head, "object": "chat.completion.chunk", "choices": choices, **more}

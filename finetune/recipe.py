@@ -30,10 +30,10 @@ class Recipe(BaseModel):
         None, gt=0, description="Minutes of optimisation at most; the schedule ends with them."
     )
     distractors_share: float = Field(
-        0.1, ge=0, le=1, description="Examples whose passages do not answer: the answer says so."
+        0.03, ge=0, le=1, description="Examples whose passages do not answer: the answer says so."
     )
     none_share: float = Field(
-        0.1, ge=0, le=1, description="Examples without any passage: the answer says that there is none."
+        0.03, ge=0, le=1, description="Examples without any passage: the answer says that there is none."
     )
     gradient_checkpointing: bool = Field(False, description="Trade time for memory; for large bases on a GPU.")
     seed: int = 7

@@ -108,7 +108,7 @@ def conversation(chance: random.Random, policies: list[Any], no_article: Any) ->
         say("assistant", chance.choice(no_article["answers"][lang]))
     else:
         texts = chance.choice(chance.choice(policies)["intents"])[lang]
-        say("user", asked(chance, chance.choice(texts["questions"][:-HELD_OUT_WORDINGS]), lang))
+        say("user", asked(chance, chance.choice(shuffled(texts["questions"])[HELD_OUT_WORDINGS:]), lang))
         luck = chance.random()
         if luck < 0.07:
             say("assistant", texts["unhelpful"])
@@ -132,6 +132,11 @@ def conversation(chance: random.Random, policies: list[Any], no_article: Any) ->
         "resolved": resolved,
         "messages": messages,
     }
+
+
+def shuffled(questions: list[str]) -> list[str]:
+    """The questions in a fixed random order: those held out shall be neither the plainest nor the oddest."""
+    return random.Random(questions[0]).sample(questions, len(questions))
 
 
 def asked(chance: random.Random, question: str, lang: str) -> str:
@@ -161,9 +166,8 @@ def cases(seen: list[Any], unseen: list[Any], no_article: Any) -> Iterator[dict[
             for intent in policy["intents"]:
                 for lang in ("en", "zh"):
                     texts = intent[lang]
-                    held = texts["questions"][-HELD_OUT_WORDINGS:]
-                    if split == "policy":
-                        held = texts["questions"][-CASES_PER_UNSEEN_INTENT:]
+                    count = HELD_OUT_WORDINGS if split == "wording" else CASES_PER_UNSEEN_INTENT
+                    held = shuffled(texts["questions"])[:count]
                     for number, question in enumerate(held):
                         yield {
                             "id": f"{intent['id']}/{lang}/{number}",
