@@ -5,13 +5,16 @@ ENGINE ?= cpu
 pip = .venv/bin/python -m pip install --disable-pip-version-check --quiet --progress-bar off --no-deps --require-hashes
 gemma := $(if $(findstring gemma,$(BASE)),.venv/gemma)
 
-.PHONY: run test test-slow check lock help clean
+.PHONY: run test test-gpu check lock help clean
 
 run: .venv/installed $(gemma)  ## everything, on CPU: index, train, serve, ask three questions, stay up [BASE=gemma3-270m]
 	.venv/bin/assistant run --base $(BASE)
 
 test: .venv/installed  ## the tests, on CPU, a real engine included
 	.venv/bin/python -m pytest
+
+test-gpu: .venv/installed  ## the tests that need a CUDA device [ENGINE=gpu]
+	.venv/bin/python -m pytest -m gpu
 
 check: .venv/installed  ## lint and types
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
@@ -30,7 +33,8 @@ help:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 	  { echo "make: $(PYTHON) is $$($(PYTHON) --version); Python 3.11 to 3.13 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	@echo "1/4 PyTorch"; $(pip) -r requirements/torch-cpu.txt 2>/dev/null || $(pip) -r requirements/torch.txt
+	@echo "1/4 PyTorch"; { test $(ENGINE) = cpu && $(pip) -r requirements/torch-cpu.txt 2>/dev/null; } || \
+	  $(pip) -r requirements/torch.txt
 	@.venv/bin/python -c 'from importlib.metadata import version as v; import sys; sys.exit("$(ENGINE)" == "gpu" or v("torch").endswith("+cpu") or sys.platform != "linux")' \
 	  && { echo "2/4 CUDA libraries (2 GB; PyPI's build of PyTorch needs them)"; $(pip) -r requirements/cuda.txt; } || echo "2/4 no CUDA libraries needed"
 	@echo "3/4 engine and libraries"; $(pip) -r requirements/$(ENGINE).txt
