@@ -4,6 +4,7 @@ Serving, training and evaluation call `build`. The instructions come first and n
 requests, so that the engine's prefix cache keeps them; passages stand in the last user turn.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,12 @@ HISTORY_TURNS = 6
 """Earlier messages that are kept."""
 HISTORY_CHARACTERS = 1200
 """Characters of them that are kept, newest first."""
+SHORT_QUESTION = 60
+"""UTF-8 bytes: twelve English words or twenty Chinese characters. A longer question stands on its own."""
+_CONTINUES = re.compile(
+    r"(?i)^(and|or|but|so|then|also|what about|how about|same)\b|\b(it|its|that|this|those|these|they|them)\b"
+    r"|^(那|还有|如果|要是|换成|这|它)|呢[？?]?$"
+)
 TEMPLATE_ARGUMENTS: dict[str, Any] = {"enable_thinking": False}
 """For chat templates that know it (Qwen3): answers without a thinking part."""
 
@@ -67,11 +74,11 @@ def tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 
 def search_query(conversation: Sequence[Message]) -> str:
-    """What to search for: the last question, after the one before it when it is too short to stand alone."""
+    """What to search for: the last question, after the one before it when it only continues that one."""
     questions = [message.content for message in conversation if message.role == "user"]
     last = questions[-1]
-    alone = len(last.encode()) >= 60  # twelve English words or twenty Chinese characters
-    return last if alone or len(questions) == 1 else f"{questions[-2]} {last}"
+    continues = len(last.encode()) < SHORT_QUESTION and _CONTINUES.search(last)
+    return f"{questions[-2]} {last}" if continues and len(questions) > 1 else last
 
 
 def _passages(passages: Sequence[Passage]) -> str:

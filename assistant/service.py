@@ -201,7 +201,10 @@ def create_app(
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
-        policy = "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'self'"
+        policy = (
+            "default-src 'self'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+            "frame-ancestors 'self'"
+        )
         return FileResponse(PAGE, headers={"Content-Security-Policy": policy})
 
     _answer_errors(app)

@@ -52,6 +52,13 @@ def test_a_short_follow_up_is_searched_for_with_the_question_before_it() -> None
     assert search_query(turns) == "How long can I ask for a refund? and by card?"
 
 
+def test_a_short_question_on_another_subject_is_searched_for_alone() -> None:
+    """Once every short question was joined to the one before: asked about bitcoin, it answered about refunds."""
+    turns = [user("How long can I ask for a refund?"), reply("90 days."), user("Can I buy bitcoin with you?")]
+    assert search_query(turns) == "Can I buy bitcoin with you?"
+    assert search_query([user("退款要多久？"), reply("5 天"), user("那转账呢？")]) == "退款要多久？ 那转账呢？"
+
+
 def test_a_long_or_only_question_is_searched_for_alone() -> None:
     long = "x" * 60
     assert search_query([user("Hi"), reply("Hello"), user(long)]) == long
