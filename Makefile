@@ -2,10 +2,12 @@
 PYTHON ?= python3
 BASE ?= smollm2-135m
 ENGINE ?= cpu
+DATA ?= data
+WORK ?= /tmp/bench-retrieval
 pip = .venv/bin/python -m pip install --disable-pip-version-check --quiet --progress-bar off --no-deps --require-hashes
 gemma := $(if $(findstring gemma,$(BASE)),.venv/gemma)
 
-.PHONY: run test test-gpu check lock help clean
+.PHONY: run test test-gpu check bench-retrieval lock help clean
 
 run: .venv/installed $(gemma)  ## everything, on CPU: index, train, serve, ask three questions, stay up [BASE=gemma3-270m]
 	.venv/bin/assistant run --base $(BASE)
@@ -18,6 +20,10 @@ test-gpu: .venv/installed  ## the tests that need a CUDA device [ENGINE=gpu]
 
 check: .venv/installed  ## lint and types
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+bench-retrieval: .venv/installed  ## retrieval on public data sets: quality, then speed and crashes [DATA=folder WORK=folder]
+	.venv/bin/python -m benchmarks.retrieval --data $(DATA) --work $(WORK)
+	.venv/bin/python -m benchmarks.speed --data $(DATA) --work $(WORK)
 
 lock:  ## resolve pyproject.toml into requirements/*.txt (needs uv)
 	requirements/lock.sh

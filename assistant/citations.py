@@ -29,7 +29,13 @@ class Citation:
     heading: str
     quote: str
     score: float
-    """Cosine of the passage with the question."""
+    """What the passage was ranked by."""
+    start: int
+    """First character of the passage in the article's text."""
+    end: int
+    """One past the last."""
+    place: str
+    """For people: `line 12`, `page 3`, or nothing where the path says it all."""
 
 
 def words(text: str) -> frozenset[str]:
@@ -85,5 +91,10 @@ class Citer:
             self._numbers[passage.id] = len(self._numbers) + 1
             quote = max(sentences(passage.text), key=lambda line: len(words(line) & words(sentence)))
             number = self._numbers[passage.id]
-            self.citations.append(Citation(number, passage.path, passage.label, quote, found.score))
+            self.citations.append(
+                Citation(
+                    *(number, passage.path, passage.label, quote, found.score),
+                    *(passage.start, passage.end, passage.place),
+                )
+            )
         return self._numbers[passage.id]

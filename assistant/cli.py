@@ -18,7 +18,9 @@ from retrieval.errors import SupportError
 
 if TYPE_CHECKING:
     from assistant.settings import Settings
-    from retrieval.encoder import Encoder
+    from retrieval.calibration import LabelledQuestion
+    from retrieval.index import Mode
+    from retrieval.language import Language
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES_A_MINUTE = 100
@@ -53,6 +55,13 @@ def _settings_options(*names: str) -> Callable[[_Command], _Command]:
             ),
             "encoder": click.option(
                 "--encoder", help="Text encoder: multilingual-e5-small (default), a folder or a hub id."
+            ),
+            "reranker": click.option("--reranker", help="Cross-encoder that reorders the best passages."),
+            "false_miss_rate": click.option(
+                "--false-miss-rate", type=float, help="Share of answered questions that may be missed (default: 0.05)."
+            ),
+            "small_index": click.option(
+                "--small-index", is_flag=True, default=None, help="A quarter of the memory, slightly less exact."
             ),
             "host": click.option("--host", help="Address to listen on (default: 127.0.0.1)."),
             "port": click.option("--port", type=int, help="Port to listen on (default: 8000)."),
@@ -110,47 +119,82 @@ def run(knowledge: Path, logs: tuple[Path, ...], minutes: float, **options: Any)
 
 
 @main.command()
-@_settings_options("encoder")
-@click.option("--knowledge", type=_existing, required=True, help="Folder of Markdown and text articles.")
+@_settings_options("encoder", "false_miss_rate", "small_index")
+@click.option(
+    "--knowledge",
+    type=_existing,
+    multiple=True,
+    required=True,
+    help="Folder, file or zip archive of articles and question lists; may be repeated.",
+)
 @click.option("--exclude", multiple=True, help="File or folder under it to leave out; may be repeated.")
+@click.option("--questions", type=_existing, help="Customers' questions in the case format, to fit the gate on too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def index(knowledge: Path, exclude: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Build the index over a folder of articles, and make it live."""
-    _index(_read(options), knowledge, exclude, as_json)
+def index(
+    knowledge: tuple[Path, ...], exclude: tuple[str, ...], questions: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Build the index over the help articles, and make it live.
+
+    \b
+    Reads   Markdown, MDX, HTML, text, PDF, DOCX; question lists as CSV, XLSX, JSONL
+    Fits    the weight of words, and the threshold between hit and miss, to these articles
+    Keeps   the vectors of passages that did not change; a crash leaves the live index as it was
+    """
+    _index(_read(options), knowledge, exclude, questions, as_json)
 
 
 @main.command()
-@_settings_options("encoder")
+@_settings_options("encoder", "reranker")
 @click.argument("query")
 @click.option("-n", "--count", type=click.IntRange(1, 50), default=5, show_default=True, help="Passages to show.")
+@click.option("--lang", type=click.Choice(["en", "zh"]), help="Only passages in this language.")
+@click.option("--tag", help="Only passages of articles with this tag.")
+@click.option("--folder", help="Only passages of articles under this folder.")
+@click.option(
+    "--mode",
+    type=click.Choice(["hybrid", "dense", "bm25"]),
+    default="hybrid",
+    show_default=True,
+    help="What to search by: meaning and words, or one of them.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def search(query: str, count: int, as_json: bool, **options: Any) -> None:
-    """Show the passages found for QUERY, and whether they count as a hit."""
+def search(
+    query: str,
+    count: int,
+    lang: "Language | None",
+    tag: str | None,
+    folder: str | None,
+    mode: "Mode",
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show the passages found for QUERY, and whether they count as a hit.
+
+    A score is the cosine plus the weighted share of the query's words. The decision is a hit, ambiguous or a miss,
+    by the probability that a passage answers; the line says which bounds it fell between, and what spoke for it (+)
+    and against it (-).
+    """
     from dataclasses import asdict
 
-    from assistant.releases import live
-    from retrieval.errors import NotReady
-    from retrieval.index import Index
+    from assistant.redaction import redact
+    from retrieval.index import Filters
 
     _share_cores()
-    settings = _read(options)
-    release = live(settings.releases)
-    if release.index is None:
-        raise NotReady("there is no index yet; run: assistant index --knowledge DIR")
-    result = Index(settings.indexes / release.index, _encoder(settings)).search(query, count)
+    from assistant.live_index import open_live
+
+    live = open_live(_read(options))
+    result = live.search(redact(query), count, mode=mode, filters=Filters(lang, tag, folder))
     if as_json:
-        passages = [{"score": found.score, **asdict(found.passage)} for found in result.found]
-        _print_json({"hit": result.hit, "threshold": result.threshold, "passages": passages})
+        _print_json({"hit": result.hit, **asdict(result)})
         return
-    best = result.found[0].score if result.found else float("nan")
-    click.secho(
-        f"{'HIT' if result.hit else 'MISS'}: best cosine {best:.3f}, threshold {result.threshold:.3f}",
-        bold=True,
-    )
+    click.secho(f"{result.decision.upper()}: probability {result.probability:.2f}", bold=True)
+    click.echo(f"   {result.why}")
     for n, found in enumerate(result.found, 1):
-        click.secho(f"\n{n}. {found.score:.3f}  {found.passage.label}", bold=True)
-        click.echo(f"   {found.passage.path}, line {found.passage.start_line + 1}")
-        click.echo("   " + found.passage.text.replace("\n", "\n   "))
+        passage = found.passage
+        click.secho(f"\n{n}. {found.score:.3f}  {passage.label}", bold=True)
+        place = f", {passage.place}" if passage.place else ""
+        click.secho(f"   {passage.path}{place}; cosine {found.dense:.3f}, words {found.lexical:.2f}", dim=True)
+        click.echo("   " + passage.text.replace("\n", "\n   "))
 
 
 @main.command()
@@ -214,6 +258,32 @@ def evaluate() -> None:
 
 
 @evaluate.command()
+@_settings_options("encoder", "reranker")
+@click.option("--cases", type=_existing, required=True, help="JSONL file in the case format; needs `relevant`.")
+@click.option("--lang", type=click.Choice(["en", "zh"]), help="Only cases in this language.")
+@click.option("--limit", type=click.IntRange(1), help="At most this many cases, drawn with a fixed seed.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def retrieval(cases: Path, lang: str | None, limit: int | None, as_json: bool, **options: Any) -> None:
+    """Measure the live index: what it finds, hits and misses, and how fast.
+
+    Beside the search that serves, meaning alone and words alone are measured on the same cases. Cases with an empty
+    `relevant` are out of scope: they should be misses.
+    """
+    from eval.cases import read_cases
+    from eval.retrieval import evaluate as evaluate_retrieval
+
+    asked = read_cases(cases, lang, limit)
+    _share_cores()
+    from assistant.live_index import open_live
+
+    report = evaluate_retrieval(open_live(_read(options)), asked, progress=not as_json)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        click.echo(report.as_text())
+
+
+@evaluate.command()
 @click.option("--cases", type=_existing, required=True, help="JSONL file in the case format.")
 @click.option("--arms", default="rag,rag+lora", show_default=True, help="Of: rag, rag+lora, base, lora.")
 @click.option("--lang", type=click.Choice(["en", "zh"]), help="Only cases in this language.")
@@ -241,7 +311,7 @@ def _quiet(verbose: bool) -> None:
     for package in ("assistant", "eval", "finetune", "retrieval"):
         logging.getLogger(package).setLevel(logging.INFO)
     if not verbose:
-        for library in ("bitsandbytes", "transformers", "torchao"):
+        for library in ("bitsandbytes", "sentence_transformers", "transformers", "torchao"):
             logging.getLogger(library).setLevel(logging.ERROR)
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -266,36 +336,58 @@ def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=1))
 
 
-def _encoder(settings: "Settings") -> "Encoder":
-    from retrieval.encoder import Encoder
-
-    return Encoder(settings.encoder, settings.models)
-
-
-def _index(settings: "Settings", knowledge: Path, exclude: tuple[str, ...], as_json: bool = False) -> None:
+def _index(
+    settings: "Settings", knowledge: tuple[Path, ...], exclude: tuple[str, ...], questions: Path | None, as_json: bool
+) -> None:
     import time
     from dataclasses import asdict
 
     from assistant.redaction import redact
     from assistant.releases import publish
-    from retrieval.documents import read_documents
-    from retrieval.index import build
+    from retrieval.build import build
+    from retrieval.documents import knowledge_files
 
     started = time.monotonic()
-    read_documents(knowledge, exclude)  # a wrong folder shall not wait for the encoder
-    encoder = _encoder(settings)
-    built = build(knowledge, settings.indexes, encoder, redact, exclude, progress=not as_json)
+    knowledge_files(knowledge, exclude)  # a wrong folder shall not wait for the encoder
+    labelled = _labelled(questions) if questions else []
+    from retrieval.encoder import Encoder
+
+    built = build(
+        knowledge,
+        settings.indexes,
+        Encoder(settings.encoder, settings.models),
+        redact,
+        exclude=exclude,
+        labelled=labelled,
+        false_miss_rate=settings.false_miss_rate,
+        small=settings.small_index,
+        progress=not as_json,
+    )
     publish(settings.releases, index=built.id)
     if as_json:
         _print_json(asdict(built))
         return
-    languages = ", ".join(f"{count} {language}" for language, count in built.languages.items() if count)
-    click.echo(
-        f"index {built.id} is live: {built.documents} documents ({languages}), {built.passages} passages, "
-        f"{built.tokens} tokens; {time.monotonic() - started:.0f} s"
-    )
     for skip in built.skipped:
         click.echo(f"skipped {skip.path}: {skip.reason}", err=True)
+    languages = ", ".join(f"{count} {language}" for language, count in built.languages.items() if count)
+    skipped = f", {len(built.skipped)} skipped" if built.skipped else ""
+    click.echo(
+        f"index {built.id} is live: {built.documents} documents ({languages}{skipped}), {built.passages} passages, "
+        f"{built.tokens} tokens; {time.monotonic() - started:.0f} s"
+    )
+    weights = ", ".join(f"{weight:g} {language}" for language, weight in built.weights.items())
+    click.echo(f"  vectors     {built.vectors}")
+    click.echo(f"  words       weigh {weights or 'nothing'}")
+    click.echo(f"  hit or miss {built.gate.summary()}")
+
+
+def _labelled(path: Path) -> "list[LabelledQuestion]":
+    """The questions of a case file, for the gate."""
+    from eval.cases import read_cases
+    from eval.retrieval import question
+    from retrieval.calibration import LabelledQuestion
+
+    return [LabelledQuestion(question(case).text, case.relevant, case.lang) for case in read_cases(path)]
 
 
 def _sample_logs(settings: "Settings") -> Path:

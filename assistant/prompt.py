@@ -4,12 +4,12 @@ Serving, training and evaluation call `build`. The instructions come first and n
 requests, so that the engine's prefix cache keeps them; passages stand in the last user turn.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from retrieval.files import content_id
+from retrieval.index import Query
 from retrieval.passages import Passage
 
 Role = Literal["system", "user", "assistant"]
@@ -23,12 +23,8 @@ HISTORY_TURNS = 6
 """Earlier messages that are kept."""
 HISTORY_CHARACTERS = 1200
 """Characters of them that are kept, newest first."""
-SHORT_QUESTION = 60
-"""UTF-8 bytes: twelve English words or twenty Chinese characters. A longer question stands on its own."""
-_CONTINUES = re.compile(
-    r"(?i)^(and|or|but|so|then|also|what about|how about|same)\b|\b(it|its|that|this|those|these|they|them)\b"
-    r"|^(那|还有|如果|要是|换成|这|它)|呢[？?]?$"
-)
+CONTEXT_CHARACTERS = 200
+"""Of the answer before, that a search takes into account."""
 TEMPLATE_ARGUMENTS: dict[str, Any] = {"enable_thinking": False}
 """For chat templates that know it (Qwen3): answers without a thinking part."""
 
@@ -73,12 +69,15 @@ def tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     return ids
 
 
-def search_query(conversation: Sequence[Message]) -> str:
-    """What to search for: the last question, after the one before it when it only continues that one."""
-    questions = [message.content for message in conversation if message.role == "user"]
-    last = questions[-1]
-    continues = len(last.encode()) < SHORT_QUESTION and _CONTINUES.search(last)
-    return f"{questions[-2]} {last}" if continues and len(questions) > 1 else last
+def search_query(conversation: Sequence[Message]) -> Query:
+    """What to search for: the last question; and it again after what was said just before, if anything was."""
+    asked = [i for i, message in enumerate(conversation) if message.role == "user"]
+    question = conversation[asked[-1]].content
+    if len(asked) == 1:
+        return Query(question)
+    before, *answers = conversation[asked[-2] : asked[-1]]
+    said = " ".join(message.content for message in answers if message.role == "assistant")[:CONTEXT_CHARACTERS]
+    return Query(question, f"{before.content} {said} {question}")
 
 
 def _passages(passages: Sequence[Passage]) -> str:
@@ -90,7 +89,7 @@ def _passages(passages: Sequence[Passage]) -> str:
 
 def _id() -> str:
     """The prompt's name: the content id of an example that goes through every part of it."""
-    passage = Passage("id", "path", "article", "title", "heading", "text", "en", 0, 1)
+    passage = Passage("id", "path", "article", "title", "heading", "text", "en", 0, 1, "line 1")
     turn = Message("user", "x" * (HISTORY_CHARACTERS // HISTORY_TURNS))
     reply = Message("assistant", turn.content)
     examples = [build([turn, reply] * (HISTORY_TURNS + 1) + [turn], [passage, passage]), build([turn], [])]

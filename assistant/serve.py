@@ -40,10 +40,9 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
             f"asks with {ID}; train again for the best answers"
         )
 
-    from retrieval.encoder import Encoder
-    from retrieval.index import Index
+    from assistant.live_index import open_index
 
-    index = Index(settings.indexes / index_id, Encoder(settings.encoder, settings.models))
+    index = open_index(settings, index_id)
     process = None
     if settings.engine_url is None:
         quantize = trained_quantization(folder)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from assistant.chat import ARMS, Assistant, Outcome
@@ -20,6 +20,9 @@ from assistant.engine import Sampling
 from assistant.prompt import Message
 from assistant.redaction import redact
 from retrieval.errors import EngineError, EngineUnavailable, InputError, SupportError
+from retrieval.index import Filters
+from retrieval.language import Language
+from retrieval.store import Article
 
 PAGE = Path(__file__).parent / "page" / "index.html"
 _log = logging.getLogger("assistant")
@@ -155,29 +158,21 @@ def create_app(
     def search(
         q: Annotated[str, Query(min_length=1, max_length=2000)],
         count: Annotated[int, Query(ge=1, le=50)] = 5,
+        lang: Annotated[Language | None, Query(description="Only passages in this language.")] = None,
+        tag: Annotated[str | None, Query(max_length=200, description="Only articles with this tag.")] = None,
+        folder: Annotated[str | None, Query(max_length=500, description="Only articles under this folder.")] = None,
     ) -> dict[str, Any]:
         """The passages found for a question, and whether they count as a hit."""
-        result = assistant.index.search(redact(q), count)
-        return {
-            "hit": result.hit,
-            "threshold": result.threshold,
-            "passages": [{"score": found.score, **asdict(found.passage)} for found in result.found],
-        }
+        result = assistant.index.search(redact(q), count, filters=Filters(lang, tag, folder))
+        return {"hit": result.hit, **asdict(result)}
 
-    @app.get("/v1/articles/{path:path}", response_class=PlainTextResponse)
-    def article(path: str) -> str:
-        """An indexed article as text, for readers of a citation."""
-        passages = [passage for passage in assistant.index.passages if passage.path == path]
-        if not passages:
+    @app.get("/v1/articles/{path:path}")
+    def article(path: str) -> Article:
+        """An indexed article whole, for readers of a citation; `start` and `end` of a citation are in its text."""
+        found = assistant.index.article(path)
+        if found is None:
             raise HTTPException(404, f"the index has no article {path!r}")
-        lines = [f"# {passages[0].title}"]
-        heading = ""
-        for passage in passages:
-            if passage.heading != heading:
-                heading = passage.heading
-                lines.append(f"## {heading}")
-            lines.append(passage.text)
-        return "\n\n".join(lines)
+        return found
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:

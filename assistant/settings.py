@@ -32,6 +32,20 @@ class Settings(BaseSettings):
         "multilingual-e5-small",
         description="Text encoder: the embedded one, a sentence-transformers folder, or a hub id such as BAAI/bge-m3.",
     )
+    reranker: str | None = Field(
+        None,
+        description="Cross-encoder that reads the query with the 20 best passages and reorders them: a folder or a "
+        "hub id such as BAAI/bge-reranker-v2-m3. By default none: it costs a model's time on every question.",
+    )
+    false_miss_rate: float = Field(
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="Of questions that the knowledge base answers, the share that may be taken for misses.",
+    )
+    small_index: bool = Field(
+        False, description="Store vectors in a byte for each dimension instead of four: a quarter of the memory."
+    )
     host: str = Field("127.0.0.1", description="Address that the chat service listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the chat service; 0 takes a free one.")
     passages: int = Field(3, ge=1, le=20, description="Passages put into the prompt.")

@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from assistant.client import complete
 from eval.cases import Case
+from eval.intervals import Interval as Difference
+from eval.intervals import clustered_mean
 from eval.scorers import score
 from retrieval.errors import InputError
 from retrieval.files import write_text
@@ -21,7 +23,6 @@ from retrieval.files import write_text
 ARMS = ("rag", "rag+lora", "base", "lora")
 CONCURRENCY = 8
 RESAMPLES = 2000
-SEED = 7
 _SCORES = ("facts", "cited", "no invented figures", "right language")
 
 
@@ -35,17 +36,6 @@ class Answer:
     extension: dict[str, Any]
     scores: dict[str, bool | None]
     seconds: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Second arm minus first on the cases that both are scored on."""
-
-    mean: float
-    low: float
-    high: float
-    """95% interval, bootstrapped over groups."""
-    n: int
 
 
 @dataclass(frozen=True)
@@ -146,25 +136,5 @@ def compare(cases: Sequence[Case], arms: Sequence[str], url: str) -> Report:
 
 
 def clustered_difference(groups: list[list[float]]) -> Difference:
-    """The mean of paired differences with a bootstrap interval over whole groups.
-
-    Resampling groups, not cases, since cases of one group share an article; Cameron, Gelbach and Miller,
-    "Bootstrap-based improvements for inference with clustered errors" (2008).
-    """
-    from scipy.stats import bootstrap
-
-    sums = np.array([sum(group) for group in groups])
-    counts = np.array([len(group) for group in groups])
-    mean = float(sums.sum() / counts.sum())
-    if np.ptp(sums / counts) == 0:
-        return Difference(mean, mean, mean, int(counts.sum()))
-    interval = bootstrap(
-        (sums, counts),
-        lambda total, n, axis: total.sum(axis=axis) / n.sum(axis=axis),
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(SEED),
-    ).confidence_interval
-    return Difference(mean, float(interval.low), float(interval.high), int(counts.sum()))
+    """The mean of paired differences, second arm minus first, with an interval over whole groups of cases."""
+    return clustered_mean(groups, RESAMPLES)

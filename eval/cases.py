@@ -25,13 +25,17 @@ class Case(BaseModel):
     messages: tuple[CaseMessage, ...] = ()
     lang: Literal["en", "zh"] | None = None
     scope: Literal["in", "near", "far"] = "in"
-    relevant: tuple[str, ...] = Field((), description="Paths under the knowledge folder.")
+    relevant: tuple[str, ...] = Field(
+        default=(),
+        description="Paths under the knowledge folder of the documents that answer; an entry of a list is `FILE#ID`, "
+        "and `FILE` any of its entries. None: out of scope for retrieval, near or far by `scope` (`in` counts as far).",
+    )
     reference: str | None = None
-    facts: tuple[str, ...] = Field((), description="Strings that a right answer holds.")
-    forbidden: tuple[str, ...] = Field((), description="Strings that no right answer holds.")
+    facts: tuple[str, ...] = Field(default=(), description="Strings that a right answer holds.")
+    forbidden: tuple[str, ...] = Field(default=(), description="Strings that no right answer holds.")
     answerable: bool = True
     topic: str | None = None
-    group: str | None = Field(None, description="Cases of one group are not independent of each other.")
+    group: str | None = Field(default=None, description="Cases of one group are not independent of each other.")
 
     @model_validator(mode="after")
     def _asks(self) -> "Case":

@@ -17,7 +17,7 @@ from assistant.prompt import Message
 from assistant.redaction import Redactor
 from finetune.logs import BadLine, Conversation
 from finetune.recipe import Recipe
-from retrieval.index import Index, Search
+from retrieval.index import Index, Query, Search
 from retrieval.language import Language, language_of, sentences
 from retrieval.passages import Passage
 
@@ -134,7 +134,7 @@ def _examples(turns: list[Turn], index: Index | None, recipe: Recipe, passages: 
         supports = [_supporting(answer, search) for (_, answer), search in zip(batch, asked, strict=True)]
         # What the answer itself finds is only needed where the question found no support.
         lacking = [turn for turn, support in zip(batch, supports, strict=True) if support is None]
-        told = [f"{conversation[-1].content} {answer}" for conversation, answer in lacking]
+        told = [Query(f"{conversation[-1].content} {answer}") for conversation, answer in lacking]
         wider = iter(index.search_many(told, passages, _languages(lacking)))
         for turn, search, support in zip(batch, asked, supports, strict=True):
             if support:

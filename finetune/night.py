@@ -7,13 +7,13 @@ from pathlib import Path
 
 from assistant import prompt, releases
 from assistant.base_models import fingerprint, languages, prepare
+from assistant.live_index import open_index
 from assistant.settings import Settings
 from finetune import examples
 from finetune.logs import log_files, read_logs
 from finetune.recipe import Recipe
 from finetune.train import Result, train
 from retrieval.files import content_id, sha256, write_text
-from retrieval.index import Index
 
 
 def train_on_logs(settings: Settings, logs: Sequence[Path], recipe: Recipe, say: Callable[[str], None]) -> Result:
@@ -66,9 +66,7 @@ def _train(
 ) -> Result:
     index = None
     if index_id:
-        from retrieval.encoder import Encoder
-
-        index = Index(settings.indexes / index_id, Encoder(settings.encoder, settings.models))
+        index = open_index(settings, index_id)
     else:
         say("no index is live: training on bare question and answer pairs, without passages")
     prepared = examples.prepare(read_logs(logs), index, recipe, written, settings.passages)

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ def content_id(*parts: str) -> str:
 
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _REFUSED |= {errno.EEXIST, errno.ENOTDIR}
+_DATABASE_REFUSED = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 
 
 @contextlib.contextmanager
@@ -42,14 +44,23 @@ def storage_errors(place: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # native writers (faiss, safetensors, Arrow) raise errors of their own kinds
-        refused = isinstance(error, OSError) and error.errno in _REFUSED
-        if not refused and "No space left on device" not in str(error):
+        reason = _refusal(error)
+        if reason is None:
             raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no space left on device"
         raise StorageError(
             f"cannot write {place}: {reason}. Nothing that was there has changed; "
             "free some space or fix the permissions, or choose another place with --home"
         ) from error
+
+
+def _refusal(error: Exception) -> str | None:
+    """What the disk said; None if `error` is of another kind."""
+    full = "No space left on device" in str(error)
+    if isinstance(error, OSError) and error.strerror and (full or error.errno in _REFUSED):
+        return error.strerror
+    if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _DATABASE_REFUSED:
+        return str(error)
+    return "no space left on device" if full else None
 
 
 def write_text(path: Path, text: str) -> None:

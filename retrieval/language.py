@@ -1,7 +1,8 @@
 """The two languages of our customers, and sentences in them."""
 
+import functools
 import re
-from typing import Literal
+from typing import Any, Literal
 
 Language = Literal["en", "zh"]
 
@@ -19,6 +20,21 @@ def language_of(text: str) -> Language:
     """
     han = len(_HAN.findall(text))
     return "zh" if han and han >= 0.2 * len(_LETTER.findall(text)) else "en"
+
+
+def simplified(text: str) -> str:
+    """`text` with Traditional Chinese characters written in Simplified ones, so that each finds the other.
+
+    OpenCC, t2s: Taiwanese and Hong Kong wordings stay as they are, only their characters change.
+    """
+    return str(_t2s().convert(text)) if _HAN.search(text) else text
+
+
+@functools.cache
+def _t2s() -> Any:
+    import opencc
+
+    return opencc.OpenCC("t2s")
 
 
 def sentences(text: str) -> list[str]:

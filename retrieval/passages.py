@@ -1,33 +1,37 @@
-"""Documents to passages: cut at headings and blocks, within the encoder's limit."""
+"""Documents to passages: cut at headings, and a long section between its blocks, within the encoder's limit."""
 
-import re
-from collections.abc import Callable, Iterable
+import bisect
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-
-from markdown_it import MarkdownIt
 
 from retrieval.documents import Document
 from retrieval.files import content_id
-from retrieval.language import Language, sentences
-
-_NO_TEXT = re.compile(r"<!--.*?-->|!\[[^\]]*\]\([^)]*\)|</?[a-zA-Z][^>]*>|^:::.*$", re.S | re.M)
-_LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
+from retrieval.language import Language
+from retrieval.markup import Plain, headings, read
 
 
 @dataclass(frozen=True)
 class Passage:
     id: str
+    """Of its path, heading and text, so that it stays when other parts of the document change."""
     path: str
     article: str
     title: str
     heading: str
     """The headings above it, outermost first, joined by ` > `; without the title."""
     text: str
+    """Plain text: for the prompt, the embedding and quotes."""
     language: Language
-    start_line: int
-    """First line in the file, from 0."""
-    end_line: int
-    """One past the last line."""
+    start: int
+    """First character in `Document.text`."""
+    end: int
+    """One past the last."""
+    place: str
+    """For people: `line 12`, `page 3`, or nothing where the path says it all."""
+    tags: tuple[str, ...] = ()
+    question: bool = False
+    """The title is a customer's question and the text its answer."""
 
     @property
     def label(self) -> str:
@@ -35,93 +39,109 @@ class Passage:
 
     @property
     def context(self) -> str:
-        """What is embedded: the label says what the text is about."""
-        return f"{self.label}\n{self.text}"
+        """What is embedded: the label says what the text is about. A question without an answer stands once."""
+        return self.label if self.text == self.label else f"{self.label}\n{self.text}"
 
 
 @dataclass(frozen=True)
-class _Block:
+class _Section:
     heading: str
-    text: str
-    start_line: int
-    end_line: int
+    start: int
+    """In `Plain.markdown`."""
+    end: int
 
 
 def split(document: Document, count_tokens: Callable[[str], int], max_tokens: int) -> list[Passage]:
-    """The passages of a document: whole blocks of one section, at most `max_tokens` each with their label.
+    """The passages of a document, in order: each a section or a part of one, with its label within `max_tokens`.
 
-    A single block above the limit is cut between sentences; a single sentence above it stays whole.
+    A longer section is cut between blocks, then list items or table rows, then sentences, then words. A longer
+    title or heading is cut short, so that half of the tokens at least are left to the text.
     """
+    plain = read(document.text)
+    title = _shortened(document.title, count_tokens, max_tokens // 4)
+    sections = [_Section("", 0, len(plain.markdown))] if document.question else list(_sections(plain, document.title))
     passages: list[Passage] = []
-    group: list[_Block] = []
-
-    def emit() -> None:
-        if group:
-            text = "\n".join(block.text for block in group)
-            heading, start, end = group[0].heading, group[0].start_line, group[-1].end_line
+    seen: Counter[str] = Counter()
+    for section in sections:
+        heading = _shortened(section.heading, count_tokens, max_tokens // 4)
+        label = f"{title} > {heading}" if heading else title
+        for start, end in _cut(plain, section, label, count_tokens, max_tokens):
+            text = plain.text(start, end)
             name = content_id(document.path, heading, text)
+            seen[name] += 1
+            first, last = plain.source_span(start, end)
             passages.append(
                 Passage(
-                    name,
-                    document.path,
-                    document.article,
-                    document.title,
-                    heading,
-                    text,
-                    document.language,
-                    start,
-                    end,
+                    id=name if seen[name] == 1 else f"{name}-{seen[name]}",
+                    path=document.path,
+                    article=document.article,
+                    title=title,
+                    heading=heading,
+                    text=text,
+                    language=document.language,
+                    start=first,
+                    end=last,
+                    place=_place(document, first),
+                    tags=document.tags,
+                    question=document.question,
                 )
             )
-            group.clear()
-
-    budget = max_tokens - count_tokens(document.title)
-    used = 0
-    for block in _cut(_blocks(document), count_tokens, budget // 2):
-        size = count_tokens(block.text)
-        if group and (block.heading != group[0].heading or used + size > budget):
-            emit()
-        if not group:
-            used = count_tokens(block.heading)
-        group.append(block)
-        used += size
-    emit()
     return passages
 
 
-def _blocks(document: Document) -> Iterable[_Block]:
-    """Top-level Markdown blocks with the heading path above each."""
-    lines = document.text.split("\n")
-    path: list[tuple[int, str]] = []
-    tokens = MarkdownIt().enable("table").parse(document.text)
-    for position, token in enumerate(tokens):
-        if token.type == "heading_open":
-            level = int(token.tag[1])
-            path = [(above, text) for above, text in path if above < level]
-            path.append((level, _plain(tokens[position + 1].content)))
-        elif token.level == 0 and token.map and token.nesting >= 0:
-            start, end = token.map
-            text = _plain("\n".join(lines[start:end]))
-            if text:
-                titles = [text for _, text in path if text != document.title]
-                first = document.first_line
-                yield _Block(" > ".join(titles), text, first + start, first + end)
+def _sections(plain: Plain, title: str) -> Iterator[_Section]:
+    """The texts between headings; the headings themselves, if there is no text at all."""
+    above: list[tuple[int, str]] = []
+    start, found = 0, False
+    ends = [*headings(plain), None]
+    for heading in ends:
+        end = heading.start if heading else len(plain.markdown)
+        if plain.text(start, end):
+            found = True
+            yield _Section(" > ".join(text for _, text in above if text != title), start, end)
+        if heading:
+            above = [(level, text) for level, text in above if level < heading.level]
+            above.append((heading.level, heading.text))
+            start = heading.end
+    if not found and plain.text(0, len(plain.markdown)):
+        yield _Section("", 0, len(plain.markdown))
 
 
-def _plain(markdown: str) -> str:
-    text = _LINK.sub(r"\1", _NO_TEXT.sub("", markdown)).replace("**", "").replace("`", "")
-    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+def _cut(
+    plain: Plain, section: _Section, label: str, count_tokens: Callable[[str], int], max_tokens: int
+) -> Iterator[tuple[int, int]]:
+    """Spans of `plain.markdown` that hold all text of the section, none above the limit with the label."""
+
+    taken = count_tokens(f"{label}\n")
+
+    def size(text: str) -> int:
+        return count_tokens(f"{label}\n{text}") - taken
+
+    # The splitter takes a text of as many bytes as it may have tokens to fit, so the label counts on both sides.
+    room = max_tokens - taken
+    if size(plain.text(section.start, section.end)) <= room:
+        yield section.start, section.end
+        return
+    from semantic_text_splitter import MarkdownSplitter
+
+    markdown = plain.markdown[section.start : section.end]
+    for offset, chunk in MarkdownSplitter.from_callback(size, room).chunk_indices(markdown):
+        start = section.start + offset
+        if plain.text(start, start + len(chunk)):
+            yield start, start + len(chunk)
 
 
-def _cut(blocks: Iterable[_Block], count_tokens: Callable[[str], int], max_tokens: int) -> Iterable[_Block]:
-    for block in blocks:
-        if count_tokens(block.text) <= max_tokens:
-            yield block
-            continue
-        piece: list[str] = []
-        for sentence in sentences(block.text):
-            if piece and count_tokens(" ".join([*piece, sentence])) > max_tokens:
-                yield _Block(block.heading, " ".join(piece), block.start_line, block.end_line)
-                piece = []
-            piece.append(sentence)
-        yield _Block(block.heading, " ".join(piece), block.start_line, block.end_line)
+def _shortened(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> str:
+    if count_tokens(text) <= max_tokens:
+        return text
+    from semantic_text_splitter import TextSplitter
+
+    return TextSplitter.from_callback(count_tokens, max(max_tokens - 1, 1)).chunks(text)[0] + "…"
+
+
+def _place(document: Document, start: int) -> str:
+    if document.pages:
+        return f"page {bisect.bisect_right(document.pages, start)}"
+    if document.question or document.first_line is None:
+        return ""
+    return f"line {document.first_line + document.text.count(chr(10), 0, start) + 1}"

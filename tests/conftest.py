@@ -20,13 +20,22 @@ class KeywordEncoder:
 
     name = "keywords"
     fingerprint = "keywords-1"
+    precision = "fp32"
     max_tokens = 264
 
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        """Every text that was embedded."""
+        self.embedded: list[str] = []
+        """Those that were embedded as passages."""
+
     def queries(self, texts: list[str]) -> np.ndarray:
+        self.seen += texts
         counts = np.array([[text.lower().count(word) for word in WORDS] for text in texts], dtype=np.float32)
         return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-12)
 
     def passages(self, texts: list[str], progress: bool = False) -> np.ndarray:
+        self.embedded += texts
         return self.queries(texts)
 
     def count_tokens(self, text: str) -> int:
@@ -36,6 +45,19 @@ class KeywordEncoder:
 @pytest.fixture
 def keywords() -> KeywordEncoder:
     return KeywordEncoder()
+
+
+@pytest.fixture
+def gate_at():
+    """Makes a gate that takes a search for a hit from a best cosine on, and for a miss below it."""
+    from retrieval.gate import FEATURES, Gate, Model, Thresholds
+
+    def gate(cosine: float) -> Gate:
+        model = Model((FEATURES.index("cosine of the best passage"),), (cosine,), (1.0,), (1.0,), 0.0)
+        half = Thresholds(0.5, 0.5, 0)
+        return Gate(0.05, {"same": model, "cross": model}, {"all": half, "cross": half})
+
+    return gate
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +79,11 @@ def encoder(models: Path):
 def knowledge_index(encoder, tmp_path_factory: pytest.TempPathFactory):
     """The index over the sample company's articles."""
     from assistant.redaction import redact
-    from retrieval.index import Index, build
+    from retrieval.build import build
+    from retrieval.index import Index
 
     indexes = tmp_path_factory.mktemp("indexes")
-    built = build(ROOT / "knowledge", indexes, encoder, redact)
+    built = build([ROOT / "knowledge"], indexes, encoder, redact)
     return Index(indexes / built.id, encoder)
 
 

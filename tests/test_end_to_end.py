@@ -163,7 +163,7 @@ def _engine_url(home: Path) -> str:
 
 def _messages() -> list[Message]:
     text = "You can request a refund within 45 days of the payment."
-    passage = Passage("id", "en/refund.md", "refund", "Refunds", "The time limit", text, "en", 0, 1)
+    passage = Passage("id", "en/refund.md", "refund", "Refunds", "The time limit", text, "en", 0, 1, "line 5")
     turns = [Message("user", "Hello 你好"), Message("assistant", "Hello, how can I help?")]
     return prompt.build([*turns, Message("user", "How long for a refund of 1,234.50 EUR?")], [passage])
 

@@ -12,8 +12,8 @@ from assistant.citations import Citer
 from assistant.engine import Sampling, Usage
 from assistant.prompt import Message
 from assistant.redaction import redact
-from retrieval.gate import Gate
-from retrieval.index import Found, Index, build
+from retrieval.build import build
+from retrieval.index import Found, Index
 from retrieval.passages import Passage
 
 ARTICLES = {
@@ -37,14 +37,14 @@ class ScriptedEngine:
 
 
 @pytest.fixture
-def index(tmp_path: Path, keywords) -> Index:
+def index(tmp_path: Path, keywords, gate_at) -> Index:
     """Three articles; a question is a hit from a cosine of 0.5 on."""
     for name, text in ARTICLES.items():
         (tmp_path / "knowledge" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "knowledge" / name).write_text(text, encoding="utf-8")
-    built = build(tmp_path / "knowledge", tmp_path / "indexes", keywords, redact)
+    built = build([tmp_path / "knowledge"], tmp_path / "indexes", keywords, redact)
     index = Index(tmp_path / "indexes" / built.id, keywords)
-    index.gate = Gate({"en": 0.5, "zh": 0.5})
+    index.gate = gate_at(0.5)
     return index
 
 
@@ -129,7 +129,7 @@ def test_an_arm_decides_on_the_adapter_and_on_searching(index: Index, arm: str, 
 def test_a_card_number_never_reaches_the_engine_or_the_search(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     queries: list[str] = []
     search = index.search
-    monkeypatch.setattr(index, "search", lambda query, *rest: queries.append(query) or search(query, *rest))
+    monkeypatch.setattr(index, "search", lambda query, *rest: queries.append(str(query)) or search(query, *rest))
     engine = ScriptedEngine("Yes.")
     ask(index, engine, "card 4111 1111 1111 1111", "Which refund?", "refund to 4111-1111-1111-1111")
     said = " ".join([*queries, *(message.content for message in engine.asked[0][1])])
@@ -145,7 +145,8 @@ def test_a_short_follow_up_is_searched_for_together_with_the_question_before(ind
 
 # What the model writes as markers is never passed on.
 
-LIMIT = Found(Passage("1", "a.md", "a", "T", "", "A refund takes 90 days. The fee is 2 EUR.", "en", 0, 1), 0.9)
+TEXT = "A refund takes 90 days. The fee is 2 EUR."
+LIMIT = Found(Passage("1", "a.md", "a", "T", "", TEXT, "en", 0, 41, "line 1"), 0.9, 0.9, 0.0)
 
 
 def cited(pieces: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from retrieval.passages import Passage
 
 
 def found(name: str, text: str, score: float = 0.9, title: str = "Title") -> Found:
-    return Found(Passage(name, f"{name}.md", name, title, "", text, "en", 0, 1), score)
+    return Found(Passage(name, f"{name}.md", name, title, "", text, "en", 9, 70, "line 3"), score, 0.8, 0.1)
 
 
 LIMIT = found("limit", "You can request a refund within 1,000 days. Weekends count.")
@@ -39,7 +39,7 @@ def test_a_supported_sentence_is_cited_with_and_without_thousands_separators(fig
     citer = Citer([LIMIT])
     assert citer.cite(f"You can request a refund within {figure} days.") == 1
     assert citer.citations == [
-        Citation(1, "limit.md", "Title", "You can request a refund within 1,000 days.", 0.9),
+        Citation(1, "limit.md", "Title", "You can request a refund within 1,000 days.", 0.9, 9, 70, "line 3"),
     ]
 
 

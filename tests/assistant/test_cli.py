@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,13 +10,16 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from assistant.cli import main
-from assistant.releases import publish
+from assistant.releases import live, publish
 
 ROOT = Path(__file__).parent.parent.parent
-HEAVY = ("torch", "transformers", "faiss", "vllm", "sentence_transformers", "fastapi", "pydantic")
+HEAVY = (
+    *("torch", "transformers", "faiss", "vllm", "sentence_transformers", "fastapi", "pydantic"),
+    *("onnxruntime", "sklearn", "scipy", "bm25s", "numpy", "bs4", "pypdf"),
+)
 
 
 def run(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -55,7 +59,9 @@ def test_every_command_answers_help_with_its_purpose(command: tuple[str, ...]) -
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("run",), ("index",), ("train",), ("serve",), ("evaluate", "ab")], ids=" ".join
+    "command",
+    [(), ("run",), ("index",), ("search",), ("train",), ("serve",), ("evaluate", "ab"), ("evaluate", "retrieval")],
+    ids=" ".join,
 )
 def test_help_loads_no_heavy_library(command: tuple[str, ...]) -> None:
     code = (
@@ -69,17 +75,24 @@ def test_help_loads_no_heavy_library(command: tuple[str, ...]) -> None:
     assert done.stdout.splitlines()[-1] == "loaded: []", done.stderr
 
 
-def test_a_missing_knowledge_folder_is_one_line(tmp_path: Path, models: Path, encoder) -> None:
-    (tmp_path / "models").symlink_to(models)
-    result = CliRunner().invoke(main, ["index", "--home", str(tmp_path), "--knowledge", "/nowhere"])
-    assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1] == (
-        "assistant: knowledge folder /nowhere does not exist; give one with --knowledge DIR"
-    )
+def test_missing_knowledge_is_one_line_before_the_encoder_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# A\n\nText.\n")
+    line = refusal(tmp_path, "index", "--knowledge", str(tmp_path / "a.md"), "--knowledge", "/nowhere")
+    assert line == ("assistant: knowledge /nowhere does not exist; give a folder, file or zip archive with --knowledge")
+    assert not (tmp_path / "models").exists()
 
 
-def test_search_without_an_index_is_one_line(tmp_path: Path) -> None:
-    assert "there is no index yet; run: assistant index" in refusal(tmp_path, "search", "refund")
+@pytest.mark.parametrize("command", [("search", "refund"), ("evaluate", "retrieval", "--cases")], ids=" ".join)
+def test_what_needs_an_index_is_one_line_without_one(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "cases.jsonl").write_text('{"query": "refund", "relevant": ["a.md"]}\n')
+    more = (str(tmp_path / "cases.jsonl"),) if "--cases" in command else ()
+    assert "there is no index yet; run: assistant index" in refusal(tmp_path, *command, *more)
+
+
+@pytest.mark.parametrize("rate", ["0", "0.5", "-1", "nan"])
+def test_a_false_miss_rate_that_cannot_be_is_one_line(tmp_path: Path, rate: str) -> None:
+    line = refusal(tmp_path, "index", "--knowledge", str(tmp_path), "--false-miss-rate", rate)
+    assert line.startswith("assistant: setting false_miss_rate (--false-miss-rate or ASSISTANT_FALSE_MISS_RATE) is ")
 
 
 def test_training_on_a_missing_log_is_one_line(tmp_path: Path, tiny_base: Path) -> None:
@@ -135,11 +148,146 @@ def test_a_recipe_that_is_none_is_one_line(tmp_path: Path, content: bytes | None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no json\n", b'{"lang": "en"}\n', b'{"query": "\xff"}\n'])
-def test_cases_that_are_none_are_one_line(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "ab", "--cases"),
+        ("evaluate", "retrieval", "--cases"),
+        ("index", "--knowledge", str(ROOT / "knowledge"), "--questions"),
+    ],
+    ids=lambda command: command[0] if command[0] == "index" else " ".join(command[:2]),
+)
+def test_cases_that_are_none_are_one_line(tmp_path: Path, command: tuple[str, ...], content: bytes | None) -> None:
     path = tmp_path / "cases.jsonl"
     if content is not None:
         path.write_bytes(content)
-    assert str(path) in refusal(tmp_path, "evaluate", "ab", "--cases", str(path))
+    assert str(path) in refusal(tmp_path, *command, str(path))
+
+
+# With the fake encoder, in this process
+
+
+@pytest.fixture
+def company(tmp_path: Path, keywords, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two kinds of knowledge, and with cases; the fake encoder stands in for any."""
+    from retrieval import encoder
+
+    monkeypatch.setattr(encoder, "Encoder", lambda *_, **__: keywords)
+    monkeypatch.setenv("ASSISTANT_HOME", str(tmp_path / "home"))
+    files = {
+        "articles/en/refund.md": "---\ntags: [money]\n---\n# Refunds\n\n## Limit\n\nA refund within 90 days.\n",
+        "articles/en/card.md": "# Cards\n\nA card takes 5 days.\n",
+        "articles/zh/refund.md": "# 退款\n\n退款九十天内。\n",
+        "articles/chart.png": "",
+        "faq.csv": "question,answer\nWhat is the fee?,2 EUR.\n",
+        "cases.jsonl": '{"query": "refund", "relevant": ["en/refund.md"]}\n'
+        '{"query": "Which fee?", "relevant": ["faq.csv"], "lang": "en"}\n'
+        '{"query": "退款", "relevant": ["zh/refund.md"], "lang": "zh"}\n'
+        '{"query": "bitcoin", "scope": "near"}\n',
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def invoke(*arguments: object) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def index_company(company: Path, *more: object) -> Result:
+    return invoke("index", "--knowledge", company / "articles", "--knowledge", company / "faq.csv", *more)
+
+
+def test_an_index_of_several_sources_is_summed_up(company: Path) -> None:
+    result = index_company(company)
+    first, vectors, words, gate = result.stdout.splitlines()
+    assert re.fullmatch(
+        r"index [0-9a-f]{12} is live: 4 documents \(3 en, 1 zh, 1 skipped\), 4 passages, 13 tokens; \d+ s", first
+    )
+    assert vectors == "  vectors     flat, recall@10 1.000 of exact, 0.0 MiB"
+    assert re.fullmatch(r"  words       weigh \S+ en, \S+ zh", words)
+    assert gate.startswith("  hit or miss ")
+    assert "skipped *.png: 1 file of a kind that is not read" in result.stderr
+    assert "Building index" not in result.stderr  # bm25s says that, and sets its own log to DEBUG
+
+
+def test_an_index_goes_live_and_the_same_articles_again_are_the_same(company: Path) -> None:
+    first = json.loads(index_company(company, "--json").stdout)
+    assert live(company / "home" / "releases").index == first["id"]
+    assert json.loads(index_company(company, "--json").stdout) == first
+    less = json.loads(index_company(company, "--json", "--exclude", "zh").stdout)
+    assert (first["documents"], less["documents"]) == (4, 3)
+    assert live(company / "home" / "releases").index == less["id"]
+
+
+@pytest.mark.parametrize("option", ["--questions", "--false-miss-rate", "--small-index"])
+def test_what_an_index_is_fitted_to_can_be_chosen(company: Path, option: str) -> None:
+    plain = json.loads(index_company(company, "--json").stdout)
+    values = {"--questions": [company / "cases.jsonl"], "--false-miss-rate": [0.2], "--small-index": []}[option]
+    chosen = json.loads(index_company(company, "--json", option, *values).stdout)
+    assert chosen["id"] != plain["id"] and chosen["passages"] == plain["passages"]
+    assert chosen["gate"]["false_miss_rate"] == (0.2 if option == "--false-miss-rate" else 0.05)
+    assert chosen["vectors"].startswith("flat-sq8" if option == "--small-index" else "flat,")
+
+
+def test_search_shows_the_decision_and_why_and_where_each_passage_stands(company: Path) -> None:
+    index_company(company)
+    lines = invoke("search", "refund").stdout.splitlines()
+    assert lines[0] == "AMBIGUOUS: probability 0.50"
+    assert lines[1].startswith("   ") and lines[1].strip()
+    first = lines.index("1. 1.000  Refunds > Limit")
+    assert re.fullmatch(r"   en/refund\.md, line 8; cosine 1\.000, words 0\.\d\d", lines[first + 1])
+    assert lines[first + 2] == "   A refund within 90 days."
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (("--lang", "zh"), {"zh/refund.md"}),
+        (("--tag", "money"), {"en/refund.md"}),
+        (("--folder", "en"), {"en/refund.md", "en/card.md"}),
+        (("--mode", "bm25"), {"en/refund.md"}),
+        (("--mode", "dense", "-n", "1"), {"en/refund.md"}),
+        ((), {"en/refund.md", "en/card.md", "faq.csv#2", "zh/refund.md"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_search_can_be_limited(company: Path, options: tuple[str, ...], found: set[str]) -> None:
+    index_company(company)
+    search = json.loads(invoke("search", "refund", "--json", *options).stdout)
+    assert {entry["passage"]["path"] for entry in search["found"]} == found
+    assert (search["hit"], search["decision"], search["probability"]) == (True, "ambiguous", 0.5)
+
+
+def test_a_filter_that_matches_nothing_is_one_line(company: Path) -> None:
+    index_company(company)
+    result = CliRunner().invoke(main, ["search", "refund", "--tag", "none"])
+    assert result.exit_code == 1 and result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("assistant: no passage matches the filter") and "tag 'none'" in line
+
+
+def test_a_card_number_in_a_query_is_never_embedded(company: Path, keywords) -> None:
+    index_company(company)
+    invoke("search", "refund to 4111 1111 1111 1111")
+    assert keywords.seen[-1] == "refund to <CARD_1>"
+
+
+def test_the_live_index_is_evaluated_on_cases(company: Path) -> None:
+    index_company(company)
+    text = invoke("evaluate", "retrieval", "--cases", company / "cases.jsonl").stdout
+    assert text.startswith("3 cases in scope, 1 near, 0 far out of it")
+    report = json.loads(invoke("evaluate", "retrieval", "--cases", company / "cases.jsonl", "--json").stdout)
+    assert {"hybrid", "dense", "bm25", "gate", "latency_ms", "n"} <= report.keys()
+    assert (report["n"], report["hybrid"]["recall@1"], report["bm25"]["recall@1"]) == (4, 1.0, 1.0)
+    chinese = invoke("evaluate", "retrieval", "--cases", company / "cases.jsonl", "--json", "--lang", "zh").stdout
+    assert json.loads(chinese)["n"] == 1
+
+
+# With the embedded encoder
 
 
 def test_index_and_search_print_json(tmp_path: Path, models: Path, encoder) -> None:
@@ -150,4 +298,4 @@ def test_index_and_search_print_json(tmp_path: Path, models: Path, encoder) -> N
     built = CliRunner().invoke(main, ["index", "--knowledge", str(tmp_path / "articles"), *home])
     assert json.loads(built.stdout)["documents"] == 1
     found = json.loads(CliRunner().invoke(main, ["search", "refund", *home]).stdout)
-    assert found["hit"] and found["passages"][0]["text"] == "Within 90 days."
+    assert found["hit"] and found["found"][0]["passage"]["text"] == "Within 90 days."

@@ -1,10 +1,19 @@
 from assistant import prompt
 from assistant.base_models import load_tokenizer
-from assistant.prompt import HISTORY_CHARACTERS, HISTORY_TURNS, INSTRUCTIONS, Message, build, search_query
+from assistant.prompt import (
+    CONTEXT_CHARACTERS,
+    HISTORY_CHARACTERS,
+    HISTORY_TURNS,
+    INSTRUCTIONS,
+    Message,
+    build,
+    search_query,
+)
+from retrieval.index import Query
 from retrieval.passages import Passage
 
-REFUND = Passage("1", "refund.md", "refund", "Refunds", "Limit", "Within 90 days.", "en", 0, 1)
-FEE = Passage("2", "fee.md", "fee", "Fees", "", "2 EUR.", "en", 0, 1)
+REFUND = Passage("1", "refund.md", "refund", "Refunds", "Limit", "Within 90 days.", "en", 0, 1, "line 1")
+FEE = Passage("2", "fee.md", "fee", "Fees", "", "2 EUR.", "en", 0, 1, "line 1")
 
 
 def user(text: str) -> Message:
@@ -47,23 +56,30 @@ def test_history_keeps_whole_turns_within_its_characters() -> None:
     assert build([user(half + "xx"), reply(half), user("last")], [])[1:-1] == []
 
 
-def test_a_short_follow_up_is_searched_for_with_the_question_before_it() -> None:
-    turns = [user("How long can I ask for a refund?"), reply("90 days."), user("and by card?")]
-    assert search_query(turns) == "How long can I ask for a refund? and by card?"
+def test_a_first_question_is_searched_for_alone() -> None:
+    assert search_query([user("Hi")]) == Query("Hi")
+    assert search_query([reply("Hello, I am here."), user("Hi")]) == Query("Hi")
 
 
-def test_a_short_question_on_another_subject_is_searched_for_alone() -> None:
-    """Once every short question was joined to the one before: asked about bitcoin, it answered about refunds."""
-    turns = [user("How long can I ask for a refund?"), reply("90 days."), user("Can I buy bitcoin with you?")]
-    assert search_query(turns) == "Can I buy bitcoin with you?"
-    assert search_query([user("退款要多久？"), reply("5 天"), user("那转账呢？")]) == "退款要多久？ 那转账呢？"
+def test_a_later_question_is_searched_for_with_what_was_said_just_before_it() -> None:
+    turns = [
+        user("Hi"),
+        reply("Hello"),
+        user("How long can I ask for a refund?"),
+        reply("90 days."),
+        user("And by card?"),
+    ]
+    assert search_query(turns) == Query("And by card?", "How long can I ask for a refund? 90 days. And by card?")
 
 
-def test_a_long_or_only_question_is_searched_for_alone() -> None:
-    long = "x" * 60
-    assert search_query([user("Hi"), reply("Hello"), user(long)]) == long
-    assert search_query([user("Hi"), reply("Hello"), user("退" * 20)]) == "退" * 20
-    assert search_query([user("Hi")]) == "Hi"
+def test_of_a_long_answer_the_beginning_counts() -> None:
+    context = search_query([user("q"), reply("x" * 5000), user("and?")]).context
+    assert context == f"q {'x' * CONTEXT_CHARACTERS} and?"
+
+
+def test_a_question_after_an_unanswered_one_has_it_for_context() -> None:
+    query = search_query([user("A refund?"), user("by card")])
+    assert (query.text, query.context.split()) == ("by card", ["A", "refund?", "by", "card"])
 
 
 def test_token_ids_are_the_chat_template_up_to_the_header_of_the_answer(smollm) -> None:

@@ -8,7 +8,7 @@ from retrieval.passages import Passage
 
 
 def found(name: str, text: str) -> Found:
-    return Found(Passage(name, f"{name}.md", name, "Title", "", text, "en", 0, 1), 0.9)
+    return Found(Passage(name, f"{name}.md", name, "Title", "", text, "en", 0, 1, "line 1"), 0.9, 0.9, 0.0)
 
 
 def ask(keywords, question: str, *entries: Found) -> tuple[str, Citer]:

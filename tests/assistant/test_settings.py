@@ -30,9 +30,17 @@ def test_base_languages_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_settings().base_languages == ("en", "zh")
 
 
+def test_by_default_one_question_in_twenty_may_be_missed_and_nothing_is_reranked() -> None:
+    settings = read_settings()
+    assert (settings.false_miss_rate, settings.small_index, settings.reranker) == (0.05, False, None)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "70000"), ("PORT", "http"), ("BASE_LANGUAGES", "en"), ("BASE_LANGUAGES", "[en"), ("PASSAGES", "0")],
+    [
+        *(("PORT", "70000"), ("PORT", "http"), ("BASE_LANGUAGES", "en"), ("BASE_LANGUAGES", "[en"), ("PASSAGES", "0")),
+        *(("FALSE_MISS_RATE", "0"), ("FALSE_MISS_RATE", "0.5"), ("FALSE_MISS_RATE", "5%"), ("SMALL_INDEX", "perhaps")),
+    ],
 )
 def test_a_value_that_cannot_be_is_an_input_error_that_names_the_variable(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str

@@ -7,8 +7,8 @@ from assistant.redaction import redact
 from finetune.examples import NO_ANSWER, Prepared, prepare
 from finetune.logs import BadLine, Conversation
 from finetune.recipe import Recipe
-from retrieval.gate import Gate
-from retrieval.index import Index, build
+from retrieval.build import build
+from retrieval.index import Index
 
 ARTICLES = {
     "refund.md": "# Refunds\n\nYou can request a refund within 90 days.\n",
@@ -20,13 +20,13 @@ PLAIN = Recipe(none_share=0, distractors_share=0)
 
 
 @pytest.fixture
-def index(tmp_path: Path, keywords) -> Index:
+def index(tmp_path: Path, keywords, gate_at) -> Index:
     (tmp_path / "knowledge").mkdir()
     for name, text in ARTICLES.items():
         (tmp_path / "knowledge" / name).write_text(text)
-    built = build(tmp_path / "knowledge", tmp_path / "indexes", keywords, redact)
+    built = build([tmp_path / "knowledge"], tmp_path / "indexes", keywords, redact)
     index = Index(tmp_path / "indexes" / built.id, keywords)
-    index.gate = Gate({"en": 0.5})
+    index.gate = gate_at(0.5)
     return index
 
 
@@ -51,7 +51,7 @@ def test_an_answer_is_paired_with_the_passage_that_serving_would_find(index: Ind
 
 
 def test_a_supporting_passage_that_the_question_does_not_find_is_put_in(index: Index) -> None:
-    (example,) = prepared(index, log("What about my money?", TOLD)).examples
+    (example,) = prepared(index, log("I paid by card, what now?", TOLD)).examples
     assert example.kind == "inserted"
     assert [passage.path for passage in example.passages] == ["refund.md"]
 

@@ -2,6 +2,7 @@ import errno
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.errors import StorageError
-from retrieval.files import content_id, folder_hashes, new_folder, sha256, write_text
+from retrieval.files import content_id, folder_hashes, new_folder, sha256, storage_errors, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -95,6 +96,23 @@ def test_a_file_where_a_folder_should_be_is_a_storage_error(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=f"cannot write {tmp_path}"):
         write_text(tmp_path / "file" / "below", "text")
+
+
+def test_a_database_that_the_disk_refuses_is_a_storage_error_and_other_errors_of_it_are_not(tmp_path: Path) -> None:
+    """SQLite's errors are no OSError; `database or disk is full` reached users as a traceback."""
+    database = sqlite3.connect(tmp_path / "new.sqlite")
+    database.execute("PRAGMA max_page_count = 4")
+    database.execute("CREATE TABLE t (x)")
+    with (
+        pytest.raises(StorageError, match=f"cannot write {tmp_path}: database or disk is full"),
+        storage_errors(tmp_path),
+    ):
+        database.executemany("INSERT INTO t VALUES (?)", [("x" * 1000,)] * 100)
+    with pytest.raises(sqlite3.OperationalError, match="no such table"), storage_errors(tmp_path):
+        database.execute("SELECT * FROM none")
+    with pytest.raises(StorageError, match="unable to open database file"), storage_errors(tmp_path):
+        sqlite3.connect(tmp_path / "nowhere" / "new.sqlite")
+    database.close()
 
 
 def test_a_new_folder_appears_whole_when_its_block_ends(tmp_path: Path) -> None:

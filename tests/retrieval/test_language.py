@@ -1,6 +1,8 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from retrieval.language import language_of, sentences
+from retrieval.language import language_of, sentences, simplified
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,23 @@ from retrieval.language import language_of, sentences
 )
 def test_a_text_is_chinese_from_a_fifth_of_han_letters_on(text: str, language: str) -> None:
     assert language_of(text) == language
+
+
+def test_traditional_characters_are_written_as_simplified_and_everything_else_stays() -> None:
+    assert simplified("申請退費，Visa 卡 1.5%") == "申请退费，Visa 卡 1.5%"
+    assert simplified("申请退费") == "申请退费"
+    assert simplified("Straße ① ½ ＡＢ") == "Straße ① ½ ＡＢ"
+    assert simplified("") == ""
+
+
+def test_only_characters_are_converted_not_wordings() -> None:
+    """A Taiwanese 軟體 stays 软体; OpenCC's t2s knows no 软件 for it."""
+    assert simplified("軟體") == "软体"
+
+
+def test_many_threads_convert_at_once() -> None:
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(simplified, ["手續費怎麼計算？"] * 500)) == {"手续费怎么计算？"}
 
 
 def test_a_full_stop_ends_a_sentence_only_before_white_space() -> None:
