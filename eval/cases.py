@@ -39,8 +39,8 @@ class Case(BaseModel):
 
     @model_validator(mode="after")
     def _asks(self) -> "Case":
-        if not self.query and not self.messages:
-            raise ValueError("neither 'query' nor 'messages' is given")
+        if not self.query and not any(message.role == "user" for message in self.messages):
+            raise ValueError("neither 'query' nor 'messages' with one of a user is given")
         return self
 
     def conversation(self) -> list[dict[str, str]]:

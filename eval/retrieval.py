@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from assistant.prompt import Message, search_query
+from assistant.redaction import Redactor
 from eval.cases import Case
 from eval.intervals import Interval, clustered_mean, share
 from retrieval.errors import InputError
@@ -270,10 +271,10 @@ def ranking(found: Sequence[Found], relevant: Sequence[str]) -> list[str]:
 
 
 def question(case: Case) -> Query:
-    """What is searched for, as the chat service would."""
-    return search_query(
-        [Message("user", case.query)] if case.query else [Message(m.role, m.content) for m in case.messages]
-    )
+    """What is searched for, as the chat service would: from the conversation, without personal data."""
+    redactor = Redactor()
+    turns = [Message("user", case.query)] if case.query else [Message(m.role, m.content) for m in case.messages]
+    return search_query([Message(turn.role, redactor(turn.content)) for turn in turns])
 
 
 def _measures(cases: Sequence[Case], rankings: Sequence[list[str]]) -> list[dict[str, float]]:

@@ -8,7 +8,6 @@ it is really faster: its vectors are not those of fp32, and an index is searched
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
 import logging
@@ -26,7 +25,7 @@ import numpy.typing as npt
 
 from retrieval.encoder_files import Source
 from retrieval.errors import ModelError, StorageError
-from retrieval.files import storage_errors, write_text
+from retrieval.files import alone, write_text
 from retrieval.onnx_encoder import FORMAT, ExportDamaged, OnnxEncoder, Precision, Vectors, cores, read_export
 from retrieval.onnx_export import NotExportable, TooLittleMemory, export
 from retrieval.torch_encoder import TorchEncoder
@@ -220,7 +219,7 @@ def _measure(source: Source, here: str) -> tuple[Record, TorchEncoder]:
     """
     _log.info("measuring how the encoder %s runs fastest here, once: about a minute", source.name)
     loaded = TorchEncoder(source.name, source.location, device="cpu")
-    with _alone(source.exports):
+    with alone(source.exports):
         record = _read(source)
         known = record.machines.get(here) if record else None
         if record and known and (known.obstacle or not _damage(source.exports / record.identity)):
@@ -359,17 +358,6 @@ def _read(source: Source) -> Record | None:
 def _write(source: Source, record: Record) -> None:
     text = json.dumps({"format": FORMAT, **asdict(record)}, ensure_ascii=False, indent=1)
     write_text(source.exports / "measured.json", text + "\n")
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder`, which is made if need be."""
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _machine() -> str:

@@ -7,6 +7,9 @@ was killed goes on where it was. A crash at any point leaves every index that wa
 import contextlib
 import itertools
 import json
+import logging
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,8 +24,8 @@ from retrieval.cache import VectorCache
 from retrieval.calibration import KnowledgeBase, LabelledQuestion
 from retrieval.documents import Document, Skipped, Unreadable, knowledge_files, parse
 from retrieval.encoder import Encoder, Vectors
-from retrieval.errors import IndexDamaged, InputError
-from retrieval.files import content_id, folder_hashes, new_folder
+from retrieval.errors import IndexDamaged, InputError, NotReady
+from retrieval.files import alone, content_id, folder_hashes, new_folder
 from retrieval.gate import Gate
 from retrieval.index import FORMAT, MANIFEST, Index, Query, read_manifest
 from retrieval.language import simplified
@@ -34,6 +37,7 @@ PASSAGE_TOKENS = 256
 """Most encoder tokens in one passage: several fit a prompt, and each is about one thing."""
 FALSE_MISS_RATE = 0.05
 _SELF_QUERIES = 10
+_log = logging.getLogger(__name__)
 Redact = Callable[[str], str]
 
 
@@ -89,11 +93,15 @@ def build(
         raise _nothing_in(sources, skipped)
     labelled = [replace(question, text=redact(question.text)) for question in labelled]
     name = _name(documents, passages, labelled, encoder, false_miss_rate, small)
-    if not (indexes / name).exists():
-        with contextlib.closing(VectorCache(indexes / "vectors.sqlite", encoder.fingerprint)) as cache:
-            embed = _Embedding(encoder, cache, progress)
-            _write(indexes / name, documents, passages, labelled, encoder, embed, false_miss_rate, small)
-            cache.prune()
+    skipped += _not_indexed(labelled, documents)
+    with alone(indexes):
+        for scratch in indexes.glob(".*/"):  # left by a build that was killed
+            shutil.rmtree(scratch, ignore_errors=True)
+        if not _is_whole(indexes / name, encoder):
+            with contextlib.closing(VectorCache(indexes / "vectors.sqlite", encoder.fingerprint)) as cache:
+                embed = _Embedding(encoder, cache, progress)
+                _write(indexes / name, documents, passages, labelled, encoder, embed, false_miss_rate, small)
+                cache.prune()
     return _built(indexes / name, skipped)
 
 
@@ -113,11 +121,13 @@ def read_documents(
         except Unreadable as error:
             skipped.append(Skipped(file.name, str(error)))
             continue
-        documents += parsed.documents
+        documents += map(_writable, parsed.documents)
         skipped += parsed.skipped
     kept: dict[str, Document] = {}
     for document in documents:
-        if redact(document.path) != document.path:
+        if document.path.encode("utf-8", "replace").decode() != document.path:
+            skipped.append(Skipped(ascii(document.path), "its name is not UTF-8; rename it"))
+        elif redact(document.path) != document.path:
             # A path is quoted in every citation, and a changed one would lead nowhere.
             skipped.append(Skipped(redact(document.path), "its name holds personal data; rename it"))
         elif document.path in kept:
@@ -129,6 +139,37 @@ def read_documents(
     return list(kept.values()), skipped
 
 
+def _is_whole(folder: Path, encoder: Encoder) -> bool:
+    """Whether the index is there already; a damaged one is moved aside, so that it is built again."""
+    if not folder.exists():
+        return False
+    try:
+        Index(folder, encoder).close()
+    except (IndexDamaged, NotReady) as error:
+        aside = folder.with_name(f"{folder.name}-damaged-{time.time_ns()}")
+        _log.warning("%s; it is now %s, and built anew", error, aside)
+        folder.rename(aside)
+        return False
+    return True
+
+
+def _not_indexed(labelled: Sequence[LabelledQuestion], documents: Sequence[Document]) -> list[Skipped]:
+    """Documents that labelled questions name and that are not indexed.
+
+    Raises:
+        InputError: None of those that the questions name is.
+    """
+    known = {path for document in documents for path in (document.path, document.path.partition("#")[0])}
+    named = sorted({path for question in labelled for path in question.relevant})
+    unknown = [path for path in named if path not in known]
+    if named and unknown == named:
+        raise InputError(
+            f"no document that the questions name is indexed, the first being {named[0]!r}; "
+            "`relevant` holds paths relative to the knowledge folder"
+        )
+    return [Skipped(path, "named by a question, but not indexed; the question is left out") for path in unknown]
+
+
 def _nothing_in(sources: Sequence[Path], skipped: Sequence[Skipped]) -> InputError:
     reasons = "".join(f"\n  {skip.path}: {skip.reason}" for skip in skipped)
     return InputError(
@@ -136,18 +177,30 @@ def _nothing_in(sources: Sequence[Path], skipped: Sequence[Skipped]) -> InputErr
     )
 
 
+def _writable(document: Document) -> Document:
+    """`document` without halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
+    title, text, article, *tags = (
+        part.encode("utf-8", "replace").decode()
+        for part in (document.title, document.text, document.article, *document.tags)
+    )
+    return replace(document, title=title, text=text, article=article, tags=tuple(tags))
+
+
 def _redacted(document: Document, redact: Redact) -> Document:
     """`document` without personal data, page by page, so that pages still start where they did."""
     starts = [0, *document.pages, len(document.text)]
     parts = [_without_personal_data(document.text[start:end], redact) for start, end in itertools.pairwise(starts)]
     ends = list(itertools.accumulate(map(len, parts)))
+    text, pages = "".join(parts), tuple(ends[: len(document.pages)])
+    if pages and _without_personal_data(text, redact) != text:  # a number that goes on over a page's end
+        text, pages = _without_personal_data(text, redact), ()
     return replace(
         document,
         title=_without_personal_data(document.title, redact),
-        text="".join(parts),
+        text=text,
         article=redact(document.article),
         tags=tuple(redact(tag) for tag in document.tags),
-        pages=tuple(ends[: len(document.pages)]),
+        pages=pages,
     )
 
 
@@ -201,8 +254,8 @@ class _Embedding:
     def questions(self, texts: Sequence[str]) -> Vectors:
         return self._embed("question", texts, self._encoder.queries, "embedding its questions")
 
-    def bare(self, texts: Sequence[str]) -> Vectors:
-        return self._embed("passage", texts, self._encoder.passages, "embedding without titles")
+    def without_sentence(self, texts: Sequence[str]) -> Vectors:
+        return self._embed("passage", texts, self._encoder.passages, "embedding without a sentence")
 
     def _embed(self, kind: str, texts: Sequence[str], embed: Callable[[list[str]], Vectors], what: str) -> Vectors:
         return self._cache.embed(kind, list(map(simplified, texts)), embed, what if self._progress else None)
@@ -222,9 +275,8 @@ def _write(
 
     rows = [terms(passage.context) for passage in passages]
     base = KnowledgeBase(passages, embed.passages([passage.context for passage in passages]), rows)
-    fitted = base.fit(labelled, embed.questions, embed.bare, false_miss_rate)
-    labels = embed.questions(list(dict.fromkeys(passage.label for passage in passages))[:1000])
-    flat_or_not, shape = vectors.build(base.vectors, labels, small)
+    fitted = base.fit(labelled, embed.questions, embed.without_sentence, false_miss_rate)
+    flat_or_not, shape = vectors.build(base.vectors, fitted.questions, small)
     with new_folder(folder) as scratch:
         store.write(scratch / "passages.sqlite", documents, passages)
         faiss.write_index(flat_or_not, str(scratch / "vectors.faiss"))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from retrieval import gate
 from retrieval.encoder import Vectors
+from retrieval.files import content_id
 from retrieval.gate import NEIGHBOURS, Asked, Evidence, Gate
 from retrieval.language import Language, language_of, sentences
 from retrieval.lexical import Lexical, Shares, terms
@@ -24,11 +25,13 @@ from retrieval.passages import Passage
 
 MOST_QUESTIONS = 1000
 """Own questions asked in each language; more change the fit little."""
+MOST_MEASURED = 500
+"""Questions that the recall of the vectors is measured on."""
 SENTENCE_BYTES = range(20, 301)
 """Of sentences that are asked: shorter ones say nothing, longer ones are tables."""
 WEIGHTS = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 """Of words, tried."""
-_SEED = 7
+_SEED = "7"
 _AT_ONCE = 64
 _LEFT_OUT = -2.0
 """Below every cosine."""
@@ -51,6 +54,8 @@ class Fitted:
     gate: Gate
     weights: dict[str, float]
     """What holding all of the question's words adds to a cosine, by the question's language."""
+    questions: Vectors
+    """Some of the questions that were asked, of shape (n, d), n at most `MOST_MEASURED`; passages if there are none."""
 
 
 @dataclass(frozen=True)
@@ -111,27 +116,29 @@ class KnowledgeBase:
         own = self._own_questions()
         questions = [*own, *self._other_questions(labelled)] if own or labelled else []
         asked: list[Asked] = []
+        some: list[Vectors] = []
         ranks: dict[str, list[list[float]]] = {}
         for question, vector, result in self._results(questions, embed_questions, embed_passages):
             asked += self._asked(question, vector, result)
+            some += [vector] if question.own else []
             if question.answered and (self._here(question) & self._of(question)).any():
                 ranks.setdefault(question.language, []).append(self._reciprocal_ranks(question, result))
         weights = {language: WEIGHTS[int(np.argmax(np.mean(rows, axis=0)))] for language, rows in ranks.items()}
-        return Fitted(gate.fit(asked, false_miss_rate), weights)
+        measured = np.stack(some[:: 1 + len(some) // MOST_MEASURED]) if some else self.vectors[:MOST_MEASURED]
+        return Fitted(gate.fit(asked, false_miss_rate), weights, measured)
 
     def _own_questions(self) -> list[_Question]:
         """At most `MOST_QUESTIONS` of each language, seeded."""
         entries: dict[str, list[int]] = {}
         for i, passage in enumerate(self.passages):
             entries.setdefault(passage.path if passage.question else f"#{i}", []).append(i)
-        order = list(entries.values())
-        chance = random.Random(_SEED)
-        chance.shuffle(order)
+        # Drawn by content, so that a changed article changes its own questions only.
+        order = sorted(entries.values(), key=lambda positions: content_id(_SEED, self.passages[positions[0]].id))
         found: dict[str, list[_Question]] = {language: [] for language in self.centres}
         for positions in order:
             first = self.passages[positions[0]]
             if len(found[first.language]) < MOST_QUESTIONS:
-                found[first.language] += self._question(positions, chance)
+                found[first.language] += self._question(positions, random.Random(f"{_SEED} {first.id}"))
         return [question for questions in found.values() for question in questions]
 
     def _question(self, positions: Sequence[int], chance: random.Random) -> Iterator[_Question]:
@@ -150,18 +157,18 @@ class KnowledgeBase:
 
     def _other_questions(self, labelled: Sequence[LabelledQuestion]) -> list[_Question]:
         """What customers asked, and everyday questions that no help centre answers."""
-        article_of = {passage.path: int(self.article_of[i]) for i, passage in enumerate(self.passages)}
-        return [
-            _Question(
-                question.text,
-                question.language or language_of(question.text),
-                bool(question.relevant),
-                ",".join(question.relevant) or question.text,
-                frozenset(article_of[path] for path in question.relevant if path in article_of),
-                real=True,
-            )
-            for question in labelled
-        ] + [
+        articles: dict[str, set[int]] = {}
+        for passage, article in zip(self.passages, self.article_of.tolist(), strict=True):
+            for path in (passage.path, passage.path.partition("#")[0]):
+                articles.setdefault(path, set()).add(article)
+        asked = []
+        for question in labelled:
+            known = frozenset(article for path in question.relevant for article in articles.get(path, ()))
+            if bool(known) == bool(question.relevant):  # else its article is not indexed, and nothing is known of it
+                group = self.passages[int(np.argmax(self.article_of == min(known)))].article if known else question.text
+                language = question.language or language_of(question.text)
+                asked.append(_Question(question.text, language, bool(known), group, known, real=True))
+        return asked + [
             _Question(text, language_of(text), False, text, frozenset(), everyday=True)
             for text in files("retrieval").joinpath("elsewhere.txt").read_text(encoding="utf-8").splitlines()
         ]
@@ -201,8 +208,8 @@ class KnowledgeBase:
         """The question as the gate sees it: as it is, and with the articles that answer it left out."""
         here, mine = self._here(question), self._of(question)
         for allowed, cross in ((here, False), (~here, True)):
-            if not allowed.any() or (cross and question.answered and not (allowed & mine).any()):
-                continue  # without a translation there is nothing to be found
+            if not allowed.any() or (question.answered and not (allowed & mine).any()):
+                continue  # the article that answers it is not in that language
             given = not question.own
             own_left = (allowed & mine & (result.cosines > _LEFT_OUT)).any()
             views = [(question.answered, allowed)] if given or own_left else []

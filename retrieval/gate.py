@@ -3,9 +3,9 @@
 Each build asks the knowledge base its own questions (`retrieval/calibration.py`), twice: with the question itself
 taken out of the passages that answer it (it should hit), and with the whole article left out (it should miss). A
 logistic regression learns to tell the two apart from how the search came out; scores alone do not carry over between
-encoders. Its threshold is split-conformal (Angelopoulos and Bates, "A Gentle Introduction to Conformal Prediction",
-arXiv 2107.07511): of new questions like those asked, at most the target share fall below it. Each question is scored
-by a model that was fitted without its article.
+encoders. Its threshold is cross-conformal (Vovk, "Cross-conformal predictors", arXiv 1208.0806): each question is
+scored by a model that was fitted without its article, and of new questions like those asked about the target share
+falls below the threshold.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,8 @@ EVERYDAY_FALSE_HIT_RATE = 0.1
 _NEVER = 1.01
 FEWEST = 30
 """Questions under which nothing is fitted, or a language has no threshold of its own."""
+ENOUGH_REAL = 100
+"""Questions of customers, with or without an answer, from which on the others no longer count for a bound."""
 _FOLDS = 5
 _BINS = 10
 FEATURES = (
@@ -186,8 +188,8 @@ class Asked:
 def fit(asked: Sequence[Asked], false_miss_rate: float) -> Gate:
     """The gate for questions that were `asked`; one that calls nothing a miss if they are too few.
 
-    Where at least a hundred real questions of a language are answered, its threshold is set on those alone, since
-    new questions are like them.
+    Where customers asked `ENOUGH_REAL` answered questions in a language, its misses are bounded on those alone, since
+    new questions are like them; and so are its hits on unanswered ones.
     """
     same = [question for question in asked if not question.cross]
     cross = [question for question in asked if question.cross]
@@ -197,12 +199,9 @@ def fit(asked: Sequence[Asked], false_miss_rate: float) -> Gate:
     thresholds = {"all": _thresholds(same, scores, false_miss_rate)}
     for language in sorted({question.language for question in same}):
         mine = [i for i, question in enumerate(same) if question.language == language]
-        real = [i for i in mine if same[i].real]
-        for rows in (real, mine):
-            chosen = [same[i] for i in rows]
-            if sum(question.answered for question in chosen) >= (100 if rows is real else FEWEST):
-                thresholds[language] = _thresholds(chosen, scores[rows], false_miss_rate)
-                break
+        kept = [i for i in mine if not (_many_are_real(same, mine, answered=same[i].answered) and not same[i].real)]
+        if sum(same[i].answered for i in mine) >= FEWEST:
+            thresholds[language] = _thresholds([same[i] for i in kept], scores[kept], false_miss_rate)
     across, thresholds["cross"] = _between_languages(same, cross, false_miss_rate)
     answered = sum(question.answered for question in same)
     return Gate(
@@ -213,6 +212,11 @@ def fit(asked: Sequence[Asked], false_miss_rate: float) -> Gate:
         answered,
         len(same) - answered,
     )
+
+
+def _many_are_real(asked: Sequence[Asked], rows: Sequence[int], *, answered: bool) -> bool:
+    """Whether customers asked enough of `rows`, of those with or without an answer, to set a bound on theirs alone."""
+    return sum(asked[i].real and asked[i].answered == answered for i in rows) >= ENOUGH_REAL
 
 
 def _enough(asked: Sequence[Asked]) -> bool:

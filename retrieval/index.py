@@ -28,7 +28,7 @@ from retrieval.calibration import Mask
 from retrieval.encoder import Encoder, Vectors
 from retrieval.errors import IndexDamaged, InputError, NotReady
 from retrieval.files import folder_hashes
-from retrieval.gate import NEIGHBOURS, Decision, Evidence, Gate
+from retrieval.gate import NEIGHBOURS, Decision, Evidence, Gate, Verdict
 from retrieval.language import Language, language_of, simplified
 from retrieval.lexical import Lexical, Shares
 from retrieval.passages import Passage
@@ -269,9 +269,8 @@ class Index:
         # Cosines between languages run lower, so each is taken above its language's mean.
         means = {spoken: part.background if self._comparable else 0.0 for spoken, part in parts.items()}
         level = means.get(language, next(iter(means.values())))
-        best = max(parts, key=lambda spoken: float(parts[spoken].cosines[0]) - means[spoken])
         shares = self._lexical.shares(query) * (searched & self._masks[language])
-        verdict = self.gate.decide(self._evidence(parts[best], shares), language, cross=best != language)
+        verdict = self._decide(parts, shares, language)
 
         near = np.concatenate([part.positions for part in parts.values()])
         positions = near if mode == "dense" else _most(shares, wanted)
@@ -293,8 +292,16 @@ class Index:
             for passage, i in zip(passages, kept, strict=True)
         ]
         if self._reranker and mode == "hybrid":
-            found = _reranked(self._reranker, query, found)
+            found = _reranked(self._reranker, query, found[:RERANKED]) + found[RERANKED:]
         return Search(tuple(found[:count]), verdict.decision, verdict.probability, verdict.why)
+
+    def _decide(self, parts: dict[Language, _Part], shares: Shares, language: Language) -> Verdict:
+        """The verdict on the passages in the question's language; if those miss, on the others."""
+        verdicts: list[Verdict] = [
+            self.gate.decide(self._evidence(part, shares), language, cross=spoken != language)
+            for spoken, part in sorted(parts.items(), key=lambda item: item[0] != language)
+        ]
+        return min(verdicts, key=lambda verdict: verdict.decision == "miss")
 
     def _nearest(self, vector: Vectors, count: int, spoken: Language, allowed: Mask) -> _Part:
         cosines, positions = self._vectors.search(vector, count, None if allowed.all() else allowed)
@@ -347,6 +354,8 @@ def _reranked(reranker: Reranker, query: str, found: list[Found]) -> list[Found]
 
 def _check_files(folder: Path, files: dict[str, str]) -> None:
     found = folder_hashes(folder)
+    if unknown := found.keys() - files.keys() - {MANIFEST}:
+        raise IndexDamaged(f"{folder / min(unknown)} is not of this index; delete it")
     for name, digest in files.items():
         if found.get(name) != digest:
             raise IndexDamaged(f"{folder / name} does not match its manifest; delete {folder} and run: assistant index")

@@ -1,5 +1,6 @@
 """An optional second look: a cross-encoder reads the query together with each of the best passages."""
 
+import threading
 from collections.abc import Sequence
 
 from retrieval.errors import ModelError
@@ -16,6 +17,7 @@ class CrossEncoderReranker:
         """
         from sentence_transformers import CrossEncoder
 
+        self._lock = threading.Lock()  # predicting changes the tokenizer's padding and cutting
         try:
             self._model = CrossEncoder(name, trust_remote_code=False)
         except (OSError, ValueError) as error:
@@ -32,4 +34,5 @@ class CrossEncoderReranker:
     def scores(self, query: str, passages: Sequence[str]) -> list[float]:
         """How well each passage answers `query`, higher is better."""
         pairs = [(query, passage) for passage in passages]
-        return [float(score) for score in self._model.predict(pairs, show_progress_bar=False)]
+        with self._lock:
+            return [float(score) for score in self._model.predict(pairs, show_progress_bar=False)]

@@ -1,5 +1,6 @@
 """An encoder run by sentence-transformers: every model that it knows, on a GPU where there is one."""
 
+import threading
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ class TorchEncoder:
         """
         from sentence_transformers import SentenceTransformer
 
+        self._lock = threading.Lock()  # encoding changes the tokenizer's padding and cutting
         device = device or ("cuda" if on_gpu() else "cpu")
         try:
             self.model: Any = SentenceTransformer(location, trust_remote_code=False, device=device)
@@ -47,11 +49,13 @@ class TorchEncoder:
 
     def queries(self, texts: list[str]) -> Vectors:
         """Unit vectors of `texts`, float32 of shape (n, dimensions)."""
-        return self._unit(self.model.encode_query(texts, show_progress_bar=False))
+        with self._lock:
+            return self._unit(self.model.encode_query(texts, show_progress_bar=False))
 
     def passages(self, texts: list[str], progress: bool = False) -> Vectors:
         """Unit vectors of `texts`, float32 of shape (n, dimensions)."""
-        return self._unit(self.model.encode_document(texts, batch_size=16, show_progress_bar=progress))
+        with self._lock:
+            return self._unit(self.model.encode_document(texts, batch_size=16, show_progress_bar=progress))
 
     def count_tokens(self, text: str) -> int:
         if self._fast is None:

@@ -1,6 +1,5 @@
 """The FAISS index of an index: its type chosen by size, its recall measured, opened memory-mapped."""
 
-import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,13 @@ from retrieval.encoder import Vectors
 FLAT_UP_TO = 25_000
 """Passages that are searched exactly: under 3 ms on one core."""
 LEAST_RECALL = 0.99
-"""Share of the ten exact neighbours that an inverted index must find on the knowledge base's own questions."""
+"""Of the ten neighbours that all lists find for a question, the share that those searched must find."""
 Kind = Literal["flat", "flat-sq8", "ivf-flat", "ivf-sq8"]
 _SEED = 7
 _TRAINING_PER_LIST = 39
 """Vectors to train each list's centre on; FAISS warns below this."""
 _ROUNDS = 10
 """Of k-means: more moves the lists little."""
-_MOST_ASKED = 500
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,25 +75,31 @@ def build(vectors: Vectors, questions: Vectors, small: bool = False) -> tuple[An
         index.train(np.ascontiguousarray(vectors[np.sort(chosen)]))
     index.add(vectors)
     kind: Kind = ("ivf-sq8" if small else "ivf-flat") if lists else ("flat-sq8" if small else "flat")
-    probes, recall = (0, 1.0) if kind == "flat" else _probes(index, vectors, questions[:_MOST_ASKED], lists)
+    probes, recall = (0, 1.0) if kind == "flat" else _probes(index, vectors, questions, lists)
     size = count * width * (1 if small else 4) + lists * width * 4
     return index, Shape(kind, lists, probes, round(recall, 4), size)
 
 
 def _probes(index: Any, vectors: Vectors, questions: Vectors, lists: int) -> tuple[int, float]:
-    """The fewest lists, in powers of two, with which `LEAST_RECALL` holds, and the recall reached."""
+    """The fewest lists, in powers of two, that find `LEAST_RECALL` of what all do; and the recall of exact search."""
     import faiss
 
     ten = min(10, len(vectors))
     nearest = faiss.knn(questions, vectors, ten, metric=faiss.METRIC_INNER_PRODUCT)[1]
-    probes, recall = 1, 0.0
+    if not lists:
+        return 0, _overlap(index.search(questions, ten)[1], nearest)
+    whole = index.search(questions, ten, params=faiss.SearchParametersIVF(nprobe=lists))[1]  # type: ignore[call-arg]
+    probes = 1
     while True:
-        parameters = faiss.SearchParametersIVF(nprobe=probes) if lists else None  # type: ignore[call-arg]
-        found = index.search(questions, ten, params=parameters)[1]
-        recall = float(np.mean([len({*a} & {*b}) / len(a) for a, b in zip(found, nearest, strict=True)]))
-        if recall >= LEAST_RECALL or probes * 2 > lists:
-            return (probes if lists else 0), recall
+        found = index.search(questions, ten, params=faiss.SearchParametersIVF(nprobe=probes))[1]  # type: ignore[call-arg]
+        if _overlap(found, whole) >= LEAST_RECALL or probes * 2 > lists:
+            return probes, _overlap(found, nearest)
         probes *= 2
+
+
+def _overlap(found: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> float:
+    """The mean share of each row of `wanted` that is in the same row of `found`."""
+    return float(np.mean([len({*a} & {*b}) / len(b) for a, b in zip(found, wanted, strict=True)]))
 
 
 class OpenVectors:

@@ -31,7 +31,7 @@ def test_a_case_may_be_a_conversation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{}", "case: Value error, neither 'query' nor 'messages' is given"),
+        ("{}", "case: Value error, neither 'query' nor 'messages' with one of a user is given"),
         ('{"query": "x", "lang": "fr"}', "lang: Input should be"),
         ('{"query": "x", "scope": "out"}', "scope: Input should be"),
         ("no json", "not JSON"),

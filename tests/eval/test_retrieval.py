@@ -4,8 +4,9 @@ from types import SimpleNamespace
 import pytest
 
 from eval.cases import Case
-from eval.retrieval import MEASURES, PASSAGES, WARM_UP, Outcome, Report, evaluate, ranking, scope
+from eval.retrieval import MEASURES, PASSAGES, WARM_UP, Outcome, Report, evaluate, question, ranking, scope
 from retrieval.errors import InputError
+from retrieval.index import Query
 
 
 def found(*paths: str) -> tuple[SimpleNamespace, ...]:
@@ -20,13 +21,14 @@ class Shelf:
 
     def __init__(self, *paths: str) -> None:
         self.known = set(paths)
-        self.asked: list[tuple[str, int, str | None, str]] = []
+        self.asked: list[tuple[Query, int, str | None, str]] = []
 
     def paths(self) -> set[str]:
         return self.known
 
-    def search(self, query: str, count: int, language: str | None = None, *, mode: str = "hybrid") -> SimpleNamespace:
-        self.asked.append((query, count, language, mode))
+    def search(self, asked: Query, count: int, language: str | None = None, *, mode: str = "hybrid") -> SimpleNamespace:
+        query = asked.text
+        self.asked.append((asked, count, language, mode))
         named = [word for word in query.split() if word in self.known]
         named = {"hybrid": named, "dense": named[::-1], "bm25": named[-1:]}[mode]
         decision, probability = ("hit", 0.9) if "!" in query else ("ambiguous", 0.5) if "?" in query else ("miss", 0.1)
@@ -109,8 +111,14 @@ def test_the_query_is_the_one_that_serving_searches_for_in_the_language_of_the_c
     index = Shelf("a.md", "b.md")
     evaluate(index, [Case.model_validate({"messages": messages, "relevant": ["b.md"], "lang": "zh"})])
     assert set(index.asked) == {
-        ("What is a.md ? And for b.md ?", PASSAGES, "zh", mode) for mode in ("hybrid", "dense", "bm25")
+        (Query("And for b.md ?", "What is a.md ? A letter. And for b.md ?"), PASSAGES, "zh", mode)
+        for mode in ("hybrid", "dense", "bm25")
     }
+
+
+def test_personal_data_in_a_case_is_not_searched_for() -> None:
+    asked = question(case("Where is my refund to 4111 1111 1111 1111?", "a.md"))
+    assert asked == Query("Where is my refund to <CARD_1>?")
 
 
 def test_each_mode_is_warmed_up_before_the_clock_counts() -> None:

@@ -109,3 +109,12 @@ def test_everyday_questions_are_asked_in_both_languages() -> None:
     asked = base(passage("refund", LONG))._other_questions([])
     assert Counter(question.language for question in asked) == {"en": 60, "zh": 60}
     assert all(question.everyday and not question.answered for question in asked)
+
+
+def test_one_more_article_changes_no_other_question() -> None:
+    passages = [passage(f"a{i}", f"{LONG} Number {i} of the refunds is answered here.") for i in range(20)]
+    before, after = (
+        own_questions(base(*passages)),
+        own_questions(base(*passages[:7], passage("new", LONG), *passages[7:])),
+    )
+    assert len(set(after) - set(before)) == 1 and set(before) < set(after)
