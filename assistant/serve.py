@@ -1,7 +1,10 @@
 """`assistant serve`: the live release, its engine, and the HTTP service, started in order."""
 
+import contextlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +84,14 @@ def trained_quantization(adapter: Path) -> Quantize:
     return "nf4" if record["recipe"]["quantize"] == "nf4" else "none"
 
 
+def _wait_for(host: str, port: int) -> None:
+    """Return once `port` accepts connections: uvicorn runs what is to be done at the start before it listens."""
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+            return
+        time.sleep(0.05)
+
+
 def _listen(
     settings: Settings,
     assistant: Assistant,
@@ -96,6 +107,7 @@ def _listen(
     address = f"http://{settings.host}:{port}"
 
     def ready() -> None:
+        _wait_for(settings.host, port)
         on_ready(address)
         say(f"\nThe chat page is at {address}/ and the API at {address}/v1 (Ctrl-C stops it)")
 
