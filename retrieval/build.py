@@ -276,10 +276,10 @@ def _write(
     rows = [terms(passage.context) for passage in passages]
     base = KnowledgeBase(passages, embed.passages([passage.context for passage in passages]), rows)
     fitted = base.fit(labelled, embed.questions, embed.without_sentence, false_miss_rate)
-    flat_or_not, shape = vectors.build(base.vectors, fitted.questions, small)
+    faiss_index, shape = vectors.build(base.vectors, fitted.questions, small)
     with new_folder(folder) as scratch:
         store.write(scratch / "passages.sqlite", documents, passages)
-        faiss.write_index(flat_or_not, str(scratch / "vectors.faiss"))
+        faiss.write_index(faiss_index, str(scratch / "vectors.faiss"))
         np.save(scratch / "centres.npy", np.stack(list(base.centres.values())), allow_pickle=False)
         base.lexical.save(scratch / "lexical")
         _write_json(scratch / "gate.json", asdict(fitted.gate))

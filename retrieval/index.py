@@ -36,6 +36,7 @@ from retrieval.store import Article, Store
 from retrieval.vectors import OpenVectors, Shape
 
 FORMAT = 2
+"""To be raised when a build makes something else of the same articles: their index is kept otherwise."""
 MANIFEST = "manifest.json"
 _FIELDS = frozenset("id encoder documents passages tokens languages weights vectors centres files".split())
 CANDIDATES = 50
