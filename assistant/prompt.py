@@ -12,7 +12,7 @@ from retrieval.files import content_id
 from retrieval.index import Query
 from retrieval.passages import Passage
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 INSTRUCTIONS = (
     "You are the customer support assistant of a payment company. Answer in the customer's language, directly "
@@ -33,9 +33,21 @@ TEMPLATE_ARGUMENTS: dict[str, Any] = {"enable_thinking": False}
 class Message:
     role: Role
     content: str
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    """As in the OpenAI API: `{"id", "type": "function", "function": {"name", "arguments"}}`."""
+    tool_call_id: str | None = None
+    """Of a tool's reply: the call that it answers."""
+    reasoning: str = ""
+    """What the model or agent thought before, without the `<think>` marks; never shown to a customer."""
 
-    def as_dict(self) -> dict[str, str]:
-        return {"role": self.role, "content": self.content}
+    def as_dict(self) -> dict[str, Any]:
+        """The message in the shape of the OpenAI API, reasoning left out."""
+        shape: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            shape["tool_calls"] = list(self.tool_calls)
+        if self.tool_call_id:
+            shape["tool_call_id"] = self.tool_call_id
+        return shape
 
 
 def build(conversation: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
@@ -92,8 +104,8 @@ def _id() -> str:
     passage = Passage("id", "path", "article", "title", "heading", "text", "en", 0, 1, "line 1")
     turn = Message("user", "x" * (HISTORY_CHARACTERS // HISTORY_TURNS))
     reply = Message("assistant", turn.content)
-    examples = [build([turn, reply] * (HISTORY_TURNS + 1) + [turn], [passage, passage]), build([turn], [])]
-    return content_id(str(examples), str(TEMPLATE_ARGUMENTS))
+    examples = [*build([turn, reply] * (HISTORY_TURNS + 1) + [turn], [passage, passage]), *build([turn], [])]
+    return content_id(str([message.as_dict() for message in examples]), str(TEMPLATE_ARGUMENTS))
 
 
 ID = _id()
