@@ -1,115 +1,198 @@
 """Personal data out of text, before anything is written, embedded, trained on or sent to a model.
 
-Check digits come from python-stdnum, phone numbers from phonenumbers; what is ours is finding candidates
-through separators, full-width digits and zero-width characters.
+What is looked for: cards and their security codes, Chinese identity numbers, phone numbers, e-mail addresses, IBANs
+and, in what customers and agents write, names. However it is typed: with separators, in full-width or other digits,
+in Chinese numerals, with invisible characters, and split over messages.
 """
 
 import re
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-import phonenumbers
-from stdnum import iban, luhn
-from stdnum.cn import ric
+from stdnum import iban
 
-_SEPARATOR = r"[\s\-._/·—–\u200b-\u200d\u2060\ufeff]"
-_DIGITS = re.compile(rf"\d(?:{_SEPARATOR}{{0,3}}\d)*(?:{_SEPARATOR}?[xXｘＸ])?")
-_EMAIL = re.compile(r"(?a:[\w.+-]+)[@＠](?a:[\w-]+)(?:[.．](?a:[\w-]+))+")
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?![A-Za-z0-9])")
-_GROUP = re.compile(r"[\dxXｘＸ]+")
-_SECURITY_CODE = re.compile(
-    r"(?i)((?:cvv2?|cvc2?|security code|安全码|校验码|验证码后三位|背面三位)\D{0,12}?)(\d{3,4})(?!\d)"
+from assistant.digit_runs import UNIT, Found
+from assistant.disguises import NUMERAL_VALUES, Plain, undisguise
+from assistant.personal_names import asks_for_a_name, find_known, find_names, is_full
+from assistant.personal_numbers import find_numbers, find_split
+
+_AT = re.compile(" @ |@")
+_EMAIL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+%'-]*$")
+_EMAIL_DOMAIN = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]|[A-Za-z0-9-]+。(?:com|cn|net|org)\b")
+_IBAN = re.compile(
+    r"[0-9]{2}(?<=[A-Za-z]{2}[0-9]{2})(?<![A-Za-z0-9].{4})(?:[ \-./·]{0,2}[A-Za-z0-9]){11,30}+", re.DOTALL
 )
-_CARD_DIGITS = range(13, 20)
+_DIGIT = re.compile(r"[0-9]")
+_NUMERAL = re.compile(r"[〇零一二三四五六七八九]{3}")
+_GROUP = re.compile(r"[A-Za-z0-9]+")
+_BETWEEN = re.compile(r"[^A-Za-z0-9]+")
+_CODE = r"([0-9〇零一二三四五六七八九]{3,4})(?![0-9A-Za-z]|[.:][0-9]|,[0-9]{3}(?![0-9]))"
+_ANNOUNCED = re.compile(
+    r"(?i:cv[vn]2?|cvc2?|security code|安全码|校验码|验证码后三位|(?:背面|卡背)的?(?:后|末)?三位(?:数字?)?|后三位)"
+    r"(?i:[\s:=,.(#*\"'-]|code|number|no\b|is\b|was\b|of\b|the\b|my\b|on\b|back\b|card\b|for\b|it's|码|号|是|为){0,8}"
+    rf"{_CODE}(?! ?{UNIT})"
+)
+_BREAK = r"[\s,;、/|.:-]{1,6}"
+_EXPIRY = (
+    r"(?:(?i:exp(?:iry|ires|iration)?(?: date)?|valid (?:thru|until)|有效期[至到]?|到期日?)[\s:.]{0,3})?"
+    r"(?:0?[1-9]|1[0-2])[\s/|.-]?(?:20)?[0-9]{2}"
+)
+_BARE = re.compile(rf"(?:{_BREAK}{_EXPIRY})?{_BREAK}{_CODE}(?! ?{UNIT})")
+_BARE_REPLY = re.compile(rf"\W*(?:{_EXPIRY}{_BREAK})?{_CODE}\W*$")
+_ASKS_FOR_CODE = re.compile(r"(?i)\bcv[vcn]|security code|安全码|校验码|三位")
 
 
 class Redactor:
     """Replaces personal data by placeholders such as `<CARD_1>`.
 
-    The same value gets the same placeholder from one redactor, so use one for a conversation.
+    The same value gets the same placeholder from one redactor, so use one for a conversation. Without `names`, names
+    of people stay: articles name whom they mean to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: bool = True) -> None:
+        self._names = names
         self._placeholders: dict[tuple[str, str], str] = {}
+        self._values: dict[str, int] = {}
+        self._full_names: list[str] = []
         self.counts: dict[str, int] = {}
         """Replacements made, by kind."""
 
     def __call__(self, text: str) -> str:
-        text = _EMAIL.sub(lambda match: self._placeholder("EMAIL", match[0].lower()), text)
-        text = _IBAN.sub(lambda match: self._iban(match[0]), text)
-        text = _SECURITY_CODE.sub(lambda match: match[1] + self._placeholder("CVV", match[2]), text)
-        text = _DIGITS.sub(lambda match: self._digits(match[0]), text)
-        return self._phones(text)
+        return self.conversation([text])[0]
+
+    def conversation(self, texts: Sequence[str]) -> list[str]:
+        """`texts`, the messages of a conversation in their order, without personal data.
+
+        Only so are numbers found that go on in a later message, and what a message means after the one before it: the
+        bare name after "Your name, please?", the bare 123 after a card number.
+        """
+        plains = [undisguise(text) for text in texts]
+        messages = [plain.text for plain in plains]
+        found = [_find(text) for text in messages]
+        with_digits = sum(bool(_DIGIT.search(text)) for text in messages)
+        if with_digits > 1:
+            for message, part in find_split(messages, found):
+                found[message] = [*_clear_of([part], found[message]), part]
+        if with_digits:
+            for text, taken in zip(messages, found, strict=True):
+                taken += _codes_after_cards(text, taken)
+            for message, code in _codes_given_alone(messages, found):
+                found[message].append(code)
+        if self._names:
+            self._find_names(plains, found)
+        return [self._without(*each) for each in zip(texts, plains, found, strict=True)]
+
+    def _find_names(self, plains: Sequence[Plain], found: Sequence[list[Found]]) -> None:
+        asked = False
+        for plain, taken in zip(plains, found, strict=True):
+            names = find_names(plain.text, asked)
+            if names:
+                taken += _clear_of(taken, names)
+                new = dict.fromkeys(it.value for it in names if is_full(it.value))
+                self._full_names += [name for name in new if name not in self._full_names]
+            asked = asks_for_a_name(plain.text)
+        if self._full_names:
+            for plain, taken in zip(plains, found, strict=True):
+                taken += _clear_of(taken, find_known(plain.text, self._full_names))
+
+    def _without(self, text: str, plain: Plain, found: Sequence[Found]) -> str:
+        if not found:
+            return text
+        parts, end = [], 0
+        for it in sorted(found, key=lambda it: it.start):
+            start, stop = plain.span(it.start, it.end)
+            parts += [text[end:start], self._placeholder(it.kind, it.value)]
+            end = stop
+        return "".join(parts) + text[end:]
 
     def _placeholder(self, kind: str, value: str) -> str:
         self.counts[kind] = self.counts.get(kind, 0) + 1
-        taken = sum(name[0] == kind for name in self._placeholders)
-        return self._placeholders.setdefault((kind, value), f"<{kind}_{taken + 1}>")
-
-    def _iban(self, text: str) -> str:
-        """The longest start of `text` that is an IBAN replaced: capitals after it belong to other words."""
-        words = text.split(" ")
-        for count in range(len(words), 0, -1):
-            candidate = " ".join(words[:count])
-            if iban.is_valid(candidate):
-                return " ".join([self._placeholder("IBAN", candidate.replace(" ", "")), *words[count:]])
-        return text
-
-    def _digits(self, run: str) -> str:
-        """A run of digits with separators, each card and identity number in it replaced."""
-        taken: list[tuple[int, int, str]] = []
-        for start, end in _windows(run):
-            digits = _plain_digits(run[start:end])
-            kind = _kind_of(digits)
-            if kind and all(end <= begin or start >= stop for begin, stop, _ in taken):
-                taken.append((start, end, self._placeholder(kind, digits)))
-        for start, end, placeholder in sorted(taken, reverse=True):
-            run = run[:start] + placeholder + run[end:]
-        return run
-
-    def _phones(self, text: str) -> str:
-        plain = "".join(_plain_digit(char) for char in text)
-        matches = list(phonenumbers.PhoneNumberMatcher(plain, "CN"))
-        for match in reversed(matches):
-            number = phonenumbers.format_number(match.number, phonenumbers.PhoneNumberFormat.E164)
-            text = text[: match.start] + self._placeholder("PHONE", number) + text[match.end :]
-        return text
+        if (kind, value) not in self._placeholders:
+            self._values[kind] = self._values.get(kind, 0) + 1
+            self._placeholders[kind, value] = f"<{kind}_{self._values[kind]}>"
+        return self._placeholders[kind, value]
 
 
 def redact(text: str) -> str:
-    """`text` without personal data."""
+    """What a customer or an agent wrote, without personal data."""
     return Redactor()(text)
 
 
-def _kind_of(digits: str) -> str | None:
-    if len(digits) in _CARD_DIGITS and digits[0] in "23456" and luhn.is_valid(digits):
-        return "CARD"
-    return "ID" if len(digits) == 18 and ric.is_valid(digits) else None
+def redact_article(text: str) -> str:
+    """An article without personal data; the names in it stay."""
+    return Redactor(names=False)(text)
 
 
-def _windows(run: str) -> Iterator[tuple[int, int]]:
-    """Spans of whole groups that may be one number, longest first: a card may have a year or code beside it."""
-    groups = [(match.start(), match.end()) for match in _GROUP.finditer(run)]
-    spans = []
-    for first, (start, _) in enumerate(groups):
-        length = 0
-        for begin, end in groups[first:]:
-            length += end - begin
-            if length > _CARD_DIGITS.stop:
+def _find(text: str) -> list[Found]:
+    """All in `text` but names; the places do not overlap."""
+    found: list[Found] = []
+    if "@" in text:
+        found += _emails(text)
+    if not _DIGIT.search(text) and (text.isascii() or not _NUMERAL.search(text)):
+        return found
+    for look in (_ibans, find_numbers, _announced_codes):
+        found += look(_masked(text, found))
+    return found
+
+
+def _masked(text: str, found: Sequence[Found]) -> str:
+    """`text` of the same length in which nothing that is found already can be part of anything else."""
+    if not found:
+        return text
+    parts, end = [], 0
+    for it in sorted(found, key=lambda it: it.start):
+        parts += [text[end : it.start], "<" * (it.end - it.start)]
+        end = it.end
+    return "".join(parts) + text[end:]
+
+
+def _clear_of(taken: Sequence[Found], found: Iterable[Found]) -> list[Found]:
+    return [it for it in found if not any(it.start < other.end and other.start < it.end for other in taken)]
+
+
+def _emails(text: str) -> Iterator[Found]:
+    end = 0
+    for at in _AT.finditer(text):
+        name = _EMAIL_NAME.search(text, max(end, at.start() - 65), at.start())
+        domain = _EMAIL_DOMAIN.match(text, at.end()) if name else None
+        # With spaces around the sign it may be a word and a web site.
+        if name and domain and (len(at[0]) == 1 or any(char in name[0] for char in "0123456789._")):
+            end = domain.end()
+            yield Found("EMAIL", f"{name[0]}@{domain[0]}".replace("。", ".").lower(), name.start(), end)
+
+
+def _ibans(text: str) -> Iterator[Found]:
+    for match in _IBAN.finditer(text):
+        start = match.start() - 2
+        for group in reversed([*_GROUP.finditer(text, start, match.end())]):  # the last may be words after it
+            value = _BETWEEN.sub("", text[start : group.end()]).upper()
+            if not _GROUP.match(text, group.end()) and iban.is_valid(value, check_country=False):
+                yield Found("IBAN", value, start, group.end())
                 break
-            if length >= _CARD_DIGITS.start:
-                spans.append((length, start, end))
-    for _, start, end in sorted(spans, key=lambda span: -span[0]):
-        yield start, end
 
 
-def _plain_digits(text: str) -> str:
-    return "".join(char for char in map(_plain_digit, text) if char.isdigit() or char in "xX").upper()
+def _announced_codes(text: str) -> Iterator[Found]:
+    for match in _ANNOUNCED.finditer(text):
+        yield Found("CVV", match[1].translate(NUMERAL_VALUES), *match.span(1))
 
 
-def _plain_digit(char: str) -> str:
-    """An ASCII digit or X for any digit or full-width X, of the same length."""
-    if char in "ｘＸ":
-        return "X"
-    digit = unicodedata.digit(char, None)
-    return char if digit is None else str(digit)
+def _codes_after_cards(text: str, found: Sequence[Found]) -> list[Found]:
+    """Bare security codes: digits right after a card, or after its expiry."""
+    cards = [it for it in found if it.kind == "CARD"]
+    text = _masked(text, found) if cards else text
+    codes = []
+    for card in cards:
+        code = _BARE.match(text, card.end)
+        if code and len(code[1]) <= (4 if card.value.startswith(("34", "37")) else 3):
+            codes.append(Found("CVV", code[1], *code.span(1)))
+    return codes
+
+
+def _codes_given_alone(texts: Sequence[str], found: Sequence[Sequence[Found]]) -> Iterator[tuple[int, Found]]:
+    """Messages that are a security code only, up to two after a card, or after the question for the code."""
+    for message, text in enumerate(texts):
+        if len(text) > 30 or found[message] or not (code := _BARE_REPLY.match(text)):
+            continue
+        before = range(max(0, message - 2), message)
+        cards = [it for other in before for it in found[other] if it.kind == "CARD"]
+        if cards or any(_ASKS_FOR_CODE.search(texts[other]) for other in before):
+            yield message, Found("CVV", code[1].translate(NUMERAL_VALUES), *code.span(1))

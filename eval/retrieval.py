@@ -272,9 +272,9 @@ def ranking(found: Sequence[Found], relevant: Sequence[str]) -> list[str]:
 
 def question(case: Case) -> Query:
     """What is searched for, as the chat service would: from the conversation, without personal data."""
-    redactor = Redactor()
     turns = [Message("user", case.query)] if case.query else [Message(m.role, m.content) for m in case.messages]
-    return search_query([Message(turn.role, redactor(turn.content)) for turn in turns])
+    texts = Redactor().conversation([turn.content for turn in turns])
+    return search_query([Message(turn.role, text) for turn, text in zip(turns, texts, strict=True)])
 
 
 def _measures(cases: Sequence[Case], rankings: Sequence[list[str]]) -> list[dict[str, float]]:
