@@ -1,104 +1,134 @@
-"""Support logs in: one conversation a line, checked; a line that is wrong is set aside with its reason."""
+"""Support logs in: files in any of the formats that are read, one record at a time, whatever their size.
 
-import json
+    .jsonl, .json   a conversation a line, or a list of them: see log_formats.py
+    .csv, .tsv      exports of ticket systems, with a column mapping beside them: see tickets.py
+    a folder        its log files, sorted; with a dataset_info.json, the data sets of LLaMA-Factory: dataset_info.py
+
+Each of these may be compressed (.gz). Which format a record has shows in its fields. Every record becomes either a
+`Conversation` or a `BadLine` with the reason, in order, and the `rows` of both add up to the records in the files.
+"""
+
+import gzip
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import IO, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-
-from assistant.prompt import Message
+from finetune import dataset_info, records
+from finetune.columns import Columns, mapping_beside, read_columns
+from finetune.conversations import BadLine, Conversation
+from finetune.log_formats import conversation
+from finetune.records import Record
+from finetune.tables import table
+from finetune.tickets import tickets
 from retrieval.errors import InputError
 
+__all__ = ["BadLine", "Columns", "Conversation", "log_files", "read_columns", "read_logs"]
 
-class _LoggedMessage(BaseModel):
-    role: Literal["system", "user", "assistant"]
-    content: Annotated[str, StringConstraints(max_length=20_000)]
-
-
-class _LogLine(BaseModel):
-    """The log format; only `messages` is required, and fields it does not name are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    id: str | None = None
-    at: str | None = None
-    lang: str | None = None
-    rating: int | None = Field(None, ge=1, le=5)
-    resolved: bool | None = None
-    messages: Annotated[list[_LoggedMessage], Field(min_length=2)]
+_JSON = (".jsonl", ".json")
+_TABLES = (".csv", ".tsv")
+SUFFIXES = tuple(f"{suffix}{packed}" for packed in ("", ".gz") for suffix in _JSON + _TABLES)
+_READ = f"{', '.join(_JSON + _TABLES)} are read, each also as .gz"
 
 
 @dataclass(frozen=True)
-class Conversation:
-    place: str
-    """file:line."""
-    messages: tuple[Message, ...]
-    rating: int | None
-    """1 to 5, from the customer."""
-    resolved: bool | None
+class _Source:
+    path: Path
+    entry: dataset_info.Entry | None = None
+    """What a `dataset_info.json` says of the file."""
+    beside: Path | None = None
+    """That `dataset_info.json`, or the column mapping of a ticket export."""
+    columns: Columns | None = None
 
 
-@dataclass(frozen=True)
-class BadLine:
-    place: str
-    """file:line."""
-    reason: str
-    text: str
-    """The line, cut to 2,000 characters."""
+def read_logs(paths: Iterable[Path], columns: Columns | None = None) -> Iterator[Conversation | BadLine]:
+    """Every record of every file, as a conversation or as the reason why it is none.
 
-
-def read_logs(paths: Iterable[Path]) -> Iterator[Conversation | BadLine]:
-    """Every line of every file, in order, as a conversation or as the reason why it is none.
+    `columns` are those of the CSV files; without them each has a mapping beside it, or the usual names.
 
     Raises:
-        InputError: A path does not exist or cannot be read.
+        InputError: A path does not exist, cannot be read, or is of no format that is read. All paths are looked at
+            before the first is read.
     """
-    for path in _files(paths):
-        try:
-            with path.open("rb") as file:
-                for number, raw in enumerate(file, 1):
-                    if raw.strip():
-                        yield _parse(raw, f"{path}:{number}")
-        except OSError as error:
-            raise InputError(f"log file {path} cannot be read: {error.strerror}") from error
+    sources = list(_sources(paths, columns))
+    for source in sources:
+        if isinstance(source, BadLine):
+            yield source
+        else:
+            yield from _read(source)
 
 
 def log_files(paths: Iterable[Path]) -> list[Path]:
-    """The log files that `paths` name, those of a folder sorted.
+    """The files that `read_logs` reads, column mappings and `dataset_info.json` among them, in its order.
 
     Raises:
-        InputError: A path does not exist, or a folder holds no log.
+        InputError: A path does not exist, a folder holds no log, or a column mapping is wrong.
     """
-    return list(_files(paths))
+    files: dict[Path, None] = {}
+    for source in _sources(paths):
+        if isinstance(source, _Source):
+            files |= dict.fromkeys(file for file in (source.beside, source.path) if file)
+    return list(files)
 
 
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
+def _sources(paths: Iterable[Path], columns: Columns | None = None) -> Iterator[_Source | BadLine]:
+    """The files that `paths` name, and what is not read of the data sets of LLaMA-Factory."""
     for path in paths:
-        if path.is_dir():
-            found = sorted(path.glob("*.jsonl"))
-            if not found:
-                raise InputError(f"log folder {path} holds no .jsonl file")
-            yield from found
-        elif path.exists():
-            yield path
-        else:
+        folder = path.parent if path.name == dataset_info.NAME else path
+        if (folder / dataset_info.NAME).is_file() and (path.is_dir() or folder != path):
+            found = dataset_info.datasets(folder, SUFFIXES)
+            yield from (_Source(file, entry, folder / dataset_info.NAME) for file, entry in found.files)
+            yield from found.skipped
+        elif path.is_dir():
+            files = sorted(file for file in path.iterdir() if _is_log(file))
+            if not files:
+                raise InputError(f"log folder {path} holds no log; {_READ}")
+            yield from (_source(file, columns) for file in files)
+        elif not path.exists():
             raise InputError(f"log file {path} does not exist")
+        elif not path.name.lower().endswith(SUFFIXES):
+            raise InputError(f"log file {path} is of no kind that is read; {_READ}")
+        else:
+            yield _source(path, columns)
 
 
-def _parse(raw: bytes, place: str) -> Conversation | BadLine:
+def _is_log(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(SUFFIXES)
+
+
+def _source(path: Path, columns: Columns | None) -> _Source:
+    mapping = mapping_beside(path) if _is_table(path) and not columns else None
+    return _Source(path, None, mapping, columns or (read_columns(mapping) if mapping else None))
+
+
+def _is_table(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(_TABLES)
+
+
+def _read(source: _Source) -> Iterator[Conversation | BadLine]:
+    path, entry = source.path, source.entry
     try:
-        line = _LogLine.model_validate(json.loads(raw))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "line"
-        return BadLine(place, f"{field}: {first['msg']}", _shown(raw))
-    except (ValueError, RecursionError) as error:
-        return BadLine(place, f"not JSON: {error}", _shown(raw))
-    messages = tuple(Message(message.role, message.content) for message in line.messages)
-    return Conversation(place, messages, line.rating, line.resolved)
+        with _opened(path) as file:
+            if _is_table(path) and not entry:
+                yield from tickets(table(file, str(path)), source.columns, str(path))
+                return
+            found = table(file, str(path)).rows if _is_table(path) else _records(file, path)
+            for record in found:
+                if isinstance(record, Record) and entry:
+                    record = dataset_info.aligned(record, entry)
+                yield record if isinstance(record, BadLine) else conversation(record)
+    except (OSError, EOFError, zlib.error) as error:
+        # A damaged .gz raises all three.
+        raise InputError(f"log file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _shown(raw: Any) -> str:
-    return str(raw.decode("utf-8", "replace").rstrip("\n")[:2000])
+def _opened(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _records(file: IO[bytes], path: Path) -> Iterator[Record | BadLine]:
+    name = path.name.lower().removesuffix(".gz")
+    listed = records.starts_a_list(file.read(4096))
+    file.seek(0)
+    return records.items(file, str(path)) if listed or name.endswith(".json") else records.lines(file, str(path))

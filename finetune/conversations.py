@@ -1,0 +1,58 @@
+"""What reading logs gives: a conversation, or the reason why there is none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from assistant.prompt import Message
+
+TEXT_SHOWN = 2000
+"""Characters of a bad line that are kept."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    place: str
+    """file:line."""
+    messages: tuple[Message, ...]
+    rating: int | None = None
+    """1 to 5, from the customer."""
+    resolved: bool | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Tools that the conversation declares, each `{"type": "function", "function": {"name", …}}`."""
+    id: str | None = None
+    at: datetime | None = None
+    """With a time zone."""
+    customer: str | None = None
+    agent: str | None = None
+    """Who wrote the answers, as the log names them."""
+    lang: str | None = None
+    origin: Literal["agent", "assistant"] = "agent"
+    """Who wrote the answers: a person, or this assistant."""
+    thumb: Literal["up", "down"] | None = None
+    """What the customer thought of the last answer."""
+    correction: str | None = None
+    """What the last answer should have been, from a person."""
+    resolved_by_person: bool | None = None
+    rows: int = 1
+    """Lines, list items or table rows that it was read from."""
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A record that is no conversation. Not redacted: the reason, too, may quote up to 40 characters of it."""
+
+    place: str
+    """file:line."""
+    reason: str
+    text: str
+    """The record, cut to 2,000 characters."""
+    rows: int = 1
+    """Lines, list items or table rows that it was read from."""
+
+
+def quoted(value: object) -> str:
+    """A value from a log as it stands in a reason, cut to 40 characters."""
+    text = str(value)
+    return f"'{text[:40]}…'" if len(text) > 40 else f"'{text}'"
