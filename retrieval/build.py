@@ -5,7 +5,6 @@ was killed goes on where it was. A crash at any point leaves every index that wa
 """
 
 import contextlib
-import itertools
 import json
 import logging
 import shutil
@@ -17,12 +16,12 @@ from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
-from tqdm import tqdm
 
 from retrieval import store, vectors
-from retrieval.cache import VectorCache
+from retrieval.cache import Cache, VectorCache
 from retrieval.calibration import KnowledgeBase, LabelledQuestion
-from retrieval.documents import Document, Skipped, Unreadable, knowledge_files, parse
+from retrieval.contents import Article, read_contents
+from retrieval.documents import Skipped, knowledge_files
 from retrieval.encoder import Encoder, Vectors
 from retrieval.errors import IndexDamaged, InputError, NotReady
 from retrieval.files import alone, content_id, folder_hashes, new_folder
@@ -30,15 +29,14 @@ from retrieval.gate import Gate
 from retrieval.index import FORMAT, MANIFEST, Index, Query, read_manifest
 from retrieval.language import simplified
 from retrieval.lexical import terms
-from retrieval.markup import plain
-from retrieval.passages import Passage, split
+from retrieval.passages import Passage
+from retrieval.redaction import Redact
 
 PASSAGE_TOKENS = 256
 """Most encoder tokens in one passage: several fit a prompt, and each is about one thing."""
 FALSE_MISS_RATE = 0.05
 _SELF_QUERIES = 10
 _log = logging.getLogger(__name__)
-Redact = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -80,63 +78,27 @@ def build(
         InputError: There is nothing to index.
         StorageError: The disk refused; no index was changed.
     """
-    documents, skipped = read_documents(sources, redact, exclude, progress)
-    limit = min(PASSAGE_TOKENS, encoder.max_tokens - 8)
-    passages_of = {
-        document: split(document, encoder.count_tokens, limit)
-        for document in tqdm(documents, desc="splitting", unit="document", disable=not progress)
-    }
-    skipped += [Skipped(document.path, "no text") for document, found in passages_of.items() if not found]
-    documents = [document for document, found in passages_of.items() if found]
-    passages = list(itertools.chain.from_iterable(passages_of.values()))
-    if not passages:
-        raise _nothing_in(sources, skipped)
+    files, skipped = knowledge_files(sources, exclude)
     labelled = [replace(question, text=redact(question.text)) for question in labelled]
-    name = _name(documents, passages, labelled, encoder, false_miss_rate, small)
-    skipped += _not_indexed(labelled, documents)
     with alone(indexes):
         for scratch in indexes.glob(".*/"):  # left by a build that was killed
             shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.closing(Cache(indexes / "files.sqlite", "file")) as cache:
+            limit = min(PASSAGE_TOKENS, encoder.max_tokens - 8)
+            contents = read_contents(files, redact, encoder, limit, cache, progress)
+            cache.prune()
+        articles = contents.articles
+        skipped += contents.skipped
+        if not articles:
+            raise _nothing_in(sources, skipped)
+        skipped += _not_indexed(labelled, articles)
+        name = _name(articles, labelled, encoder, false_miss_rate, small)
         if not _is_whole(indexes / name, encoder):
             with contextlib.closing(VectorCache(indexes / "vectors.sqlite", encoder.fingerprint)) as cache:
                 embed = _Embedding(encoder, cache, progress)
-                _write(indexes / name, documents, passages, labelled, encoder, embed, false_miss_rate, small)
+                _write(indexes / name, articles, labelled, encoder, embed, false_miss_rate, small)
                 cache.prune()
     return _built(indexes / name, skipped)
-
-
-def read_documents(
-    sources: Sequence[Path], redact: Redact, exclude: tuple[str, ...] = (), progress: bool = False
-) -> tuple[list[Document], list[Skipped]]:
-    """The documents of `sources`, personal data removed, and what could not be read.
-
-    Raises:
-        InputError: A source does not exist, two documents have one name, or nothing can be read.
-    """
-    files, skipped = knowledge_files(sources, exclude)
-    documents: list[Document] = []
-    for file in tqdm(files, desc="reading", unit="file", disable=not progress):
-        try:
-            parsed = parse(file.name, file.read())
-        except Unreadable as error:
-            skipped.append(Skipped(file.name, str(error)))
-            continue
-        documents += map(_writable, parsed.documents)
-        skipped += parsed.skipped
-    kept: dict[str, Document] = {}
-    for document in documents:
-        if document.path.encode("utf-8", "replace").decode() != document.path:
-            skipped.append(Skipped(ascii(document.path), "its name is not UTF-8; rename it"))
-        elif redact(document.path) != document.path:
-            # A path is quoted in every citation, and a changed one would lead nowhere.
-            skipped.append(Skipped(redact(document.path), "its name holds personal data; rename it"))
-        elif document.path in kept:
-            skipped.append(Skipped(document.path, "another document has this path already; give it another"))
-        else:
-            kept[document.path] = _redacted(document, redact)
-    if not kept:
-        raise _nothing_in(sources, skipped)
-    return list(kept.values()), skipped
 
 
 def _is_whole(folder: Path, encoder: Encoder) -> bool:
@@ -153,13 +115,14 @@ def _is_whole(folder: Path, encoder: Encoder) -> bool:
     return True
 
 
-def _not_indexed(labelled: Sequence[LabelledQuestion], documents: Sequence[Document]) -> list[Skipped]:
+def _not_indexed(labelled: Sequence[LabelledQuestion], articles: Sequence[Article]) -> list[Skipped]:
     """Documents that labelled questions name and that are not indexed.
 
     Raises:
         InputError: None of those that the questions name is.
     """
-    known = {path for document in documents for path in (document.path, document.path.partition("#")[0])}
+    paths = [article.document.path for article in articles]
+    known = {*paths, *(path.partition("#")[0] for path in paths)}
     named = sorted({path for question in labelled for path in question.relevant})
     unknown = [path for path in named if path not in known]
     if named and unknown == named:
@@ -177,67 +140,21 @@ def _nothing_in(sources: Sequence[Path], skipped: Sequence[Skipped]) -> InputErr
     )
 
 
-def _writable(document: Document) -> Document:
-    """`document` without halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
-    title, text, article, *tags = (
-        part.encode("utf-8", "replace").decode()
-        for part in (document.title, document.text, document.article, *document.tags)
-    )
-    return replace(document, title=title, text=text, article=article, tags=tuple(tags))
-
-
-def _redacted(document: Document, redact: Redact) -> Document:
-    """`document` without personal data, page by page, so that pages still start where they did."""
-    starts = [0, *document.pages, len(document.text)]
-    parts = [_without_personal_data(document.text[start:end], redact) for start, end in itertools.pairwise(starts)]
-    ends = list(itertools.accumulate(map(len, parts)))
-    text, pages = "".join(parts), tuple(ends[: len(document.pages)])
-    if pages and _without_personal_data(text, redact) != text:  # a number that goes on over a page's end
-        text, pages = _without_personal_data(text, redact), ()
-    return replace(
-        document,
-        title=_without_personal_data(document.title, redact),
-        text=text,
-        article=redact(document.article),
-        tags=tuple(redact(tag) for tag in document.tags),
-        pages=pages,
-    )
-
-
-def _without_personal_data(markdown: str, redact: Redact) -> str:
-    """`markdown` redacted, and again where a number shows only once markup is gone: `4111 **1111** 1111 1111`."""
-    markdown = redact(markdown)
-    if _is_clean(markdown, redact):
-        return markdown
-    lines = (line if _is_clean(line, redact) else _bare(line, redact) for line in markdown.splitlines(keepends=True))
-    markdown = "".join(lines)
-    return markdown if _is_clean(markdown, redact) else redact(plain(markdown))
-
-
-def _is_clean(markdown: str, redact: Redact) -> bool:
-    shown = plain(markdown)
-    return redact(shown) == shown
-
-
-def _bare(line: str, redact: Redact) -> str:
-    """A line of Markdown as plain text, redacted; it stays a heading, list item or quote, if it is one."""
-    text = line.lstrip(" \t>#")
-    text = text[2:] if text[:2] in ("- ", "* ", "+ ") else text
-    mark, end = line.removesuffix(text), text[len(text.rstrip()) :]
-    return f"{mark}{redact(plain(text))}{end}"
-
-
 def _name(
-    documents: Sequence[Document],
-    passages: Sequence[Passage],
+    articles: Sequence[Article],
     labelled: Sequence[LabelledQuestion],
     encoder: Encoder,
     false_miss_rate: float,
     small: bool,
 ) -> str:
-    content = [[asdict(item) for item in items] for items in (documents, passages, labelled)]
+    documents = [article.document for article in articles]
+    content = [documents, _passages(articles), labelled]
     choices = [FORMAT, encoder.fingerprint, false_miss_rate, small]
-    return content_id(json.dumps([choices, content], ensure_ascii=False))
+    return content_id(json.dumps([choices, content], ensure_ascii=False, default=vars))
+
+
+def _passages(articles: Sequence[Article]) -> list[Passage]:
+    return [passage for article in articles for passage in article.passages]
 
 
 class _Embedding:
@@ -263,8 +180,7 @@ class _Embedding:
 
 def _write(
     folder: Path,
-    documents: Sequence[Document],
-    passages: Sequence[Passage],
+    articles: Sequence[Article],
     labelled: Sequence[LabelledQuestion],
     encoder: Encoder,
     embed: _Embedding,
@@ -273,6 +189,7 @@ def _write(
 ) -> None:
     import faiss
 
+    documents, passages = [article.document for article in articles], _passages(articles)
     rows = [terms(passage.context) for passage in passages]
     base = KnowledgeBase(passages, embed.passages([passage.context for passage in passages]), rows)
     fitted = base.fit(labelled, embed.questions, embed.without_sentence, false_miss_rate)
@@ -293,7 +210,7 @@ def _write(
             },
             "documents": len(documents),
             "passages": len(passages),
-            "tokens": sum(encoder.count_tokens(passage.text) for passage in passages),
+            "tokens": sum(article.tokens for article in articles),
             "languages": {lang: sum(document.language == lang for document in documents) for lang in ("en", "zh")},
             "weights": fitted.weights,
             "vectors": asdict(shape),

@@ -1,11 +1,12 @@
-"""Vectors that were made before, by the hash of their text: what did not change is not embedded again."""
+"""What a build made before, by the hash of what it was made from: nothing that did not change is made again."""
 
 import hashlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -14,20 +15,20 @@ from retrieval.encoder import Vectors
 from retrieval.files import storage_errors
 
 KEPT_DAYS = 30
-"""Vectors that no build has used for so long are dropped."""
+"""What no build has used for so long is dropped."""
 _AT_ONCE = 256
 """Texts embedded between two commits: what a crash can lose."""
 _PER_QUERY = 500
 _log = logging.getLogger(__name__)
 
 
-class VectorCache:
-    """A SQLite file of vectors. It can be deleted at any time: it only saves time."""
+class Cache:
+    """A SQLite file of bytes by key. It can be deleted at any time: it only saves time."""
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        """Open or make `path`; a damaged file is started anew. `fingerprint` names the encoder."""
+    def __init__(self, path: Path, what: Literal["vector", "file"]) -> None:
+        """Open or make `path`, which holds one `what` a row; a damaged file is started anew."""
         self._path = path
-        self._fingerprint = fingerprint
+        self._what = what
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=60)
@@ -36,7 +37,7 @@ class VectorCache:
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError):
                     raise
-                _log.warning("the vector cache %s is damaged and is started anew", path)
+                _log.warning("the %s cache %s is damaged and is started anew", what, path)
                 self._database.close()
                 for file in path.parent.glob(f"{path.name}*"):
                     file.unlink()
@@ -50,8 +51,51 @@ class VectorCache:
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.execute(
-            "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL, used INTEGER NOT NULL)"
+            f"CREATE TABLE IF NOT EXISTS {self._what}s "
+            f"(key BLOB PRIMARY KEY, {self._what} BLOB NOT NULL, used INTEGER NOT NULL)"
         )
+
+    def known(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """What is kept of `keys`, which count as used today."""
+        known: dict[bytes, bytes] = {}
+        unique = list(dict.fromkeys(keys))
+        with storage_errors(self._path), self._database:
+            for start in range(0, len(unique), _PER_QUERY):
+                some = unique[start : start + _PER_QUERY]
+                marks = ",".join("?" * len(some))
+                known.update(
+                    self._database.execute(
+                        f"SELECT key, {self._what} FROM {self._what}s WHERE key IN ({marks})", some
+                    ).fetchall()
+                )
+                self._database.execute(
+                    f"UPDATE {self._what}s SET used = ? WHERE key IN ({marks}) AND used < ?",
+                    [_today(), *some, _today()],
+                )
+        return known
+
+    def keep(self, values: Mapping[bytes, bytes]) -> None:
+        """Write `values`, all or none of them."""
+        rows = ((key, value, _today()) for key, value in values.items())
+        with storage_errors(self._path), self._database:
+            self._database.executemany(f"INSERT OR REPLACE INTO {self._what}s VALUES (?, ?, ?)", rows)
+
+    def prune(self) -> None:
+        """Drop what no build has used for `KEPT_DAYS`."""
+        with storage_errors(self._path), self._database:
+            self._database.execute(f"DELETE FROM {self._what}s WHERE used < ?", [_today() - KEPT_DAYS])
+
+    def close(self) -> None:
+        self._database.close()
+
+
+class VectorCache(Cache):
+    """Vectors of one encoder, by the hash of their text."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        """Open or make `path`; `fingerprint` names the encoder."""
+        super().__init__(path, "vector")
+        self._fingerprint = fingerprint
 
     def embed(
         self, kind: str, texts: Sequence[str], embed: Callable[[list[str]], Vectors], progress: str | None = None
@@ -62,45 +106,16 @@ class VectorCache:
         a build that was killed goes on where it was. `progress` names a progress bar.
         """
         keys = [hashlib.sha256(f"{self._fingerprint}\0{kind}\0{text}".encode()).digest() for text in texts]
-        known = self._known(keys)
+        known = {key: np.frombuffer(blob, dtype=np.float32) for key, blob in self.known(keys).items()}
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         with tqdm(total=len(texts), initial=len(texts) - len(missing), desc=progress, disable=progress is None) as bar:
             for start in range(0, len(missing), _AT_ONCE):
                 some = list(missing.items())[start : start + _AT_ONCE]
                 for (key, _), vector in zip(some, embed([text for _, text in some]), strict=True):
-                    known[key] = vector
-                self._keep({key: known[key] for key, _ in some})
+                    known[key] = vector.astype(np.float32)
+                self.keep({key: known[key].tobytes() for key, _ in some})
                 bar.update(len(some))
         return np.stack([known[key] for key in keys])
-
-    def _known(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
-        known: dict[bytes, Vectors] = {}
-        unique = list(dict.fromkeys(keys))
-        with storage_errors(self._path), self._database:
-            for start in range(0, len(unique), _PER_QUERY):
-                some = unique[start : start + _PER_QUERY]
-                marks = ",".join("?" * len(some))
-                for key, blob in self._database.execute(
-                    f"SELECT key, vector FROM vectors WHERE key IN ({marks})", some
-                ):
-                    known[key] = np.frombuffer(blob, dtype=np.float32)
-                self._database.execute(
-                    f"UPDATE vectors SET used = ? WHERE key IN ({marks}) AND used < ?", [_today(), *some, _today()]
-                )
-        return known
-
-    def _keep(self, vectors: dict[bytes, Vectors]) -> None:
-        rows = ((key, vector.astype(np.float32).tobytes(), _today()) for key, vector in vectors.items())
-        with storage_errors(self._path), self._database:
-            self._database.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
-
-    def prune(self) -> None:
-        """Drop what no build has used for `KEPT_DAYS`."""
-        with storage_errors(self._path), self._database:
-            self._database.execute("DELETE FROM vectors WHERE used < ?", [_today() - KEPT_DAYS])
-
-    def close(self) -> None:
-        self._database.close()
 
 
 def _today() -> int:

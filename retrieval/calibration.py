@@ -82,6 +82,10 @@ class _Result:
 
     cosines: Vectors
     shares: Shares
+    here: Mask
+    """In the question's language."""
+    mine: Mask
+    """Of articles that answer it."""
 
 
 class KnowledgeBase:
@@ -121,8 +125,8 @@ class KnowledgeBase:
         for question, vector, result in self._results(questions, embed_questions, embed_passages):
             asked += self._asked(question, vector, result)
             some += [vector] if question.own else []
-            if question.answered and (self._here(question) & self._of(question)).any():
-                ranks.setdefault(question.language, []).append(self._reciprocal_ranks(question, result))
+            if question.answered and (result.here & result.mine).any():
+                ranks.setdefault(question.language, []).append(_reciprocal_ranks(result))
         weights = {language: WEIGHTS[int(np.argmax(np.mean(rows, axis=0)))] for language, rows in ranks.items()}
         measured = np.stack(some[:: 1 + len(some) // MOST_MEASURED]) if some else self.vectors[:MOST_MEASURED]
         return Fitted(gate.fit(asked, false_miss_rate), weights, measured)
@@ -196,17 +200,13 @@ class KnowledgeBase:
                 for i in question.own:
                     cosines[i] = rest_vectors[i] @ vector if question.rest else _LEFT_OUT
                     shares[i] = without[i] if question.rest else 0.0
-                yield question, vector, _Result(cosines, shares)
-
-    def _here(self, question: _Question) -> Mask:
-        return np.asarray(self.language_of == question.language)
-
-    def _of(self, question: _Question) -> Mask:
-        return np.isin(self.article_of, list(question.articles))
+                here = np.asarray(self.language_of == question.language)
+                mine = np.isin(self.article_of, list(question.articles))
+                yield question, vector, _Result(cosines, shares, here, mine)
 
     def _asked(self, question: _Question, vector: Vectors, result: _Result) -> Iterator[Asked]:
         """The question as the gate sees it: as it is, and with the articles that answer it left out."""
-        here, mine = self._here(question), self._of(question)
+        here, mine = result.here, result.mine
         for allowed, cross in ((here, False), (~here, True)):
             if not allowed.any() or (question.answered and not (allowed & mine).any()):
                 continue  # the article that answers it is not in that language
@@ -227,8 +227,7 @@ class KnowledgeBase:
         self, question: _Question, vector: Vectors, result: _Result, searched: Mask, cross: bool
     ) -> Evidence | None:
         cosines = np.where(searched, result.cosines, _LEFT_OUT)
-        best = np.argsort(-cosines, kind="stable")[:NEIGHBOURS]
-        best = best[cosines[best] > _LEFT_OUT]
+        best = _nearest(cosines)
         if not len(best):
             return None
         shares = result.shares * searched * (not cross)
@@ -243,17 +242,25 @@ class KnowledgeBase:
             words_article=int(self.article_of[words]) if shares[words] else -1,
         )
 
-    def _reciprocal_ranks(self, question: _Question, result: _Result) -> list[float]:
-        """One over the rank of the article that answers, for each of `WEIGHTS`."""
-        here = self._here(question) & (result.cosines > _LEFT_OUT)
-        mine, others = here & self._of(question), here & ~self._of(question)
-        if not mine.any():
-            return [0.0] * len(WEIGHTS)
-        found = []
-        for weight in WEIGHTS:
-            fused = result.cosines + weight * result.shares
-            found.append(1 / (1 + int((fused[others] >= fused[mine].max()).sum())))
-        return found
+
+def _nearest(cosines: Vectors) -> npt.NDArray[np.int64]:
+    """The positions of the `NEIGHBOURS` highest above `_LEFT_OUT`, best first; of equal ones, the first."""
+    count = min(NEIGHBOURS, len(cosines))
+    least = np.partition(cosines, -count)[-count]
+    best = np.flatnonzero((cosines >= least) & (cosines > _LEFT_OUT))
+    return best[np.argsort(-cosines[best], kind="stable")][:count]
+
+
+def _reciprocal_ranks(result: _Result) -> list[float]:
+    """One over the rank of the article that answers, for each of `WEIGHTS`."""
+    here = result.here & (result.cosines > _LEFT_OUT)
+    mine, others = here & result.mine, here & ~result.mine
+    if not mine.any():
+        return [0.0] * len(WEIGHTS)
+    weights = np.array(WEIGHTS, dtype=np.float32)[:, None]
+    best = (result.cosines[mine] + weights * result.shares[mine]).max(axis=1, keepdims=True)
+    above = result.cosines[others] + weights * result.shares[others] >= best
+    return [1 / (1 + int(count)) for count in above.sum(axis=1)]
 
 
 def _half(sentence: str, language: Language, chance: random.Random) -> str:

@@ -8,6 +8,7 @@ scored by a model that was fitted without its article, and of new questions like
 falls below the threshold.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -73,7 +74,7 @@ class Evidence:
             cosine for cosine, article in zip(self.cosines, self.articles, strict=True) if article != self.articles[0]
         )
         among = self.vectors @ self.vectors.T
-        mutual = float(among[np.triu_indices(count, 1)].mean()) if count > 1 else best
+        mutual = float(among[_pairs(count)].mean()) if count > 1 else best
         return np.array(
             [
                 best,
@@ -86,6 +87,12 @@ class Evidence:
                 float(self.words_article == self.articles[0]),
             ]
         )
+
+
+@functools.cache
+def _pairs(count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The places above the diagonal of a square of `count` rows."""
+    return np.triu_indices(count, 1)
 
 
 @dataclass(frozen=True)
@@ -199,7 +206,8 @@ def fit(asked: Sequence[Asked], false_miss_rate: float) -> Gate:
     thresholds = {"all": _thresholds(same, scores, false_miss_rate)}
     for language in sorted({question.language for question in same}):
         mine = [i for i, question in enumerate(same) if question.language == language]
-        kept = [i for i in mine if not (_many_are_real(same, mine, answered=same[i].answered) and not same[i].real)]
+        real_only = {answered: _many_are_real(same, mine, answered=answered) for answered in (True, False)}
+        kept = [i for i in mine if same[i].real or not real_only[same[i].answered]]
         if sum(same[i].answered for i in mine) >= FEWEST:
             thresholds[language] = _thresholds([same[i] for i in kept], scores[kept], false_miss_rate)
     across, thresholds["cross"] = _between_languages(same, cross, false_miss_rate)
@@ -229,15 +237,18 @@ def _enough(asked: Sequence[Asked]) -> bool:
 def _fit(asked: Sequence[Asked], features: tuple[int, ...]) -> tuple[Model, Features]:
     """A model of all questions, and for each question the probability by a model that never saw its article."""
     from sklearn.model_selection import GroupKFold
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     rows = np.array([question.features for question in asked])
     answered = np.array([question.answered for question in asked])
     scores = np.zeros(len(asked))
-    for train, test in GroupKFold(_FOLDS).split(rows, answered, [question.group for question in asked]):
-        if answered[train].all() or not answered[train].any():
-            continue  # a fold that holds all questions of one kind leaves none to learn from
-        scores[test] = _model(rows[train], answered[train], features).probability(rows[test])
-    return _model(rows, answered, features), scores
+    # With several threads, each of the solver's tiny steps waited for them: 20 times as long where cores are busy.
+    with threadpool_limits(1, user_api="blas"):
+        for train, test in GroupKFold(_FOLDS).split(rows, answered, [question.group for question in asked]):
+            if answered[train].all() or not answered[train].any():
+                continue  # a fold that holds all questions of one kind leaves none to learn from
+            scores[test] = _model(rows[train], answered[train], features).probability(rows[test])
+        return _model(rows, answered, features), scores
 
 
 def _between_languages(

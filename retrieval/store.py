@@ -4,7 +4,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,14 @@ def write(path: Path, documents: Iterable[Document], passages: Sequence[Passage]
 
 
 def _article(document: Document) -> dict[str, Any]:
-    return asdict(Article(document.path, document.title, document.language, document.text))
+    return vars(Article(document.path, document.title, document.language, document.text))
 
 
 def _row(position: int, passage: Passage) -> tuple[int, str, str, str, str, bool, str]:
     tags = _json(passage.tags)
     return (
         *(position, passage.path, passage.article, passage.language),
-        *(tags, passage.question, _json(asdict(passage))),
+        *(tags, passage.question, _json(vars(passage))),
     )
 
 

@@ -78,12 +78,12 @@ def encoder(models: Path):
 @pytest.fixture(scope="session")
 def knowledge_index(encoder, tmp_path_factory: pytest.TempPathFactory):
     """The index over the sample company's articles."""
-    from assistant.redaction import redact
+    from assistant.redaction import redact_article
     from retrieval.build import build
     from retrieval.index import Index
 
     indexes = tmp_path_factory.mktemp("indexes")
-    built = build([ROOT / "knowledge"], indexes, encoder, redact)
+    built = build([ROOT / "knowledge"], indexes, encoder, redact_article)
     return Index(indexes / built.id, encoder)
 
 
