@@ -69,6 +69,13 @@ class Assistant:
     """Languages that the model writes; questions in others are answered by quoting."""
     passages: int
     """Passages put into the prompt."""
+    merged: bool = False
+    """The engine serves the adapter merged into the base, and not the base alone."""
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """The ways to answer that are offered, by model name."""
+        return {name: arm for name, arm in ARMS.items() if arm.lora or not self.merged}
 
     async def answer(
         self, conversation: Sequence[Message], arm: Arm, sampling: Sampling, outcome: Outcome
@@ -79,8 +86,8 @@ class Assistant:
             EngineError: The engine cannot be reached, or failed.
             InputError: The conversation is too long for the engine.
         """
-        redactor = Redactor()
-        conversation = [replace(message, content=redactor(message.content)) for message in conversation]
+        texts = Redactor().conversation([message.content for message in conversation])
+        conversation = [replace(message, content=text) for message, text in zip(conversation, texts, strict=True)]
         question = conversation[-1].content
         language = language_of(question)
 

@@ -19,6 +19,8 @@ _EMPTY_WORDS = frozenset(
     "a an and are as at be by can do does for from has have if in is it its of on or so that the their then there "
     "this to was we will with you your".split()
 )
+_PLACEHOLDER = re.compile(r"<[A-Z]+_\d+>")
+"""What redaction leaves: no figure, and no word."""
 _MARKER = re.compile(r"[^\S\n]*\[\d+\]")
 
 
@@ -41,7 +43,7 @@ class Citation:
 def words(text: str) -> frozenset[str]:
     """What overlap is counted on: English content words, numbers, pairs of Chinese characters."""
     found: set[str] = set()
-    for token in _TOKEN.findall(text.lower()):
+    for token in _TOKEN.findall(_PLACEHOLDER.sub(" ", text).lower()):
         if "\u3400" <= token[0] <= "\u9fff":
             found.update(token[i : i + 2] for i in range(max(1, len(token) - 1)))
         elif token not in _EMPTY_WORDS:
@@ -51,7 +53,7 @@ def words(text: str) -> frozenset[str]:
 
 def numbers(text: str) -> frozenset[str]:
     """The figures in a text, in half-width digits, thousands separators removed."""
-    plain = unicodedata.normalize("NFKC", text)
+    plain = unicodedata.normalize("NFKC", _PLACEHOLDER.sub(" ", text))
     return frozenset(number.replace(",", "").rstrip(".:") for number in NUMBER.findall(plain))
 
 

@@ -144,27 +144,24 @@ def _refusal(status: int, text: str) -> EngineError | InputError:
 
 
 class EngineProcess:
-    """vLLM serving one base and one adapter, as a child process."""
+    """vLLM serving one base and one adapter, or one merged model, as a child process."""
 
-    def __init__(self, settings: Settings, base: str, adapter: tuple[str, Path], log: Path) -> None:
-        """Prepare to serve the model in the folder `base` with `adapter` (name, folder).
+    def __init__(self, settings: Settings, model: str, name: str, adapter: Path | None, log: Path) -> None:
+        """Prepare to serve the adapter in the folder `adapter`, as `name`, on the model in the folder `model`.
 
-        What the engine prints goes to the file `log`.
+        Without `adapter` the model itself is served as `name`. What the engine prints goes to the file `log`.
         """
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._settings = settings
         self._log = log
-        name, folder = adapter
-        rank = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]
         self._command = [
             *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
-            *("--model", base, "--served-model-name", BASE_NAME),
+            *("--model", model, "--served-model-name", BASE_NAME if adapter else name),
             *("--host", "127.0.0.1", "--port", str(self.port)),
             *("--dtype", settings.engine_dtype, "--max-model-len", str(settings.engine_max_tokens)),
             *("--max-num-seqs", str(settings.engine_concurrency)),
-            *("--enable-lora", "--max-loras", "2", "--max-cpu-loras", "4"),
-            *("--max-lora-rank", str(_served_rank(rank)), "--lora-modules", f"{name}={folder}"),
+            *(_lora_arguments(name, adapter) if adapter else ()),
             "--no-enable-log-requests",
             *shlex.split(settings.engine_args),
         ]
@@ -242,6 +239,13 @@ class EngineProcess:
         if not named:
             return lines[-1].strip() if lines else "it printed nothing"
         return " ".join(line.strip() for line in lines[named[-1] : named[-1] + 3])[:500]
+
+
+def _lora_arguments(name: str, folder: Path) -> list[str]:
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    slots = ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "4"]
+    return [*slots, "--max-lora-rank", str(_served_rank(rank)), "--lora-modules", f"{name}={folder}"]
 
 
 def _served_rank(rank: int) -> int:

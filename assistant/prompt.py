@@ -4,7 +4,8 @@ Serving, training and evaluation call `build`. The instructions come first and n
 requests, so that the engine's prefix cache keeps them; passages stand in the last user turn.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,8 +52,13 @@ class Message:
 
 
 def build(conversation: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
-    """The messages for the model: `conversation` ends with the customer's message to answer."""
-    *history, question = [message for message in conversation if message.role != "system"]
+    """The messages for the model, which answers the customer's last one.
+
+    Calls of tools and their replies may follow it; they stay where they are.
+    """
+    said = [message for message in conversation if message.role != "system"]
+    last = max(i for i, message in enumerate(said) if message.role == "user")
+    history, question, since = said[:last], said[last], said[last + 1 :]
     kept: list[Message] = []
     room = HISTORY_CHARACTERS
     for message in reversed(history[-HISTORY_TURNS:]):
@@ -66,19 +72,37 @@ def build(conversation: Sequence[Message], passages: Sequence[Passage]) -> list[
         Message("system", INSTRUCTIONS),
         *kept,
         Message("user", f"{_passages(passages)}\n\nQuestion: {question.content}"),
+        *since,
     ]
 
 
-def tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of the prompt, up to and including the header of the answer, as the engine makes them."""
+def tokens(
+    tokenizer: Any, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), answered: bool = False
+) -> list[int]:
+    """Token ids of the prompt, up to and including the header of the answer, as the engine makes them.
+
+    With `answered` the last message is the answer, and no header follows it.
+    """
     ids: list[int] = tokenizer.apply_chat_template(
-        [message.as_dict() for message in messages],
-        add_generation_prompt=True,
+        [_for_template(message) for message in messages],
+        tools=list(tools) or None,
+        add_generation_prompt=not answered,
         tokenize=True,
         return_dict=False,
         **TEMPLATE_ARGUMENTS,
     )
     return ids
+
+
+def _for_template(message: Message) -> dict[str, Any]:
+    """Chat templates take a call's arguments as an object, and the API as the JSON text of it."""
+    shape = message.as_dict()
+    for i, call in enumerate(message.tool_calls):
+        function = dict(call["function"])
+        if isinstance(function.get("arguments"), str):
+            function["arguments"] = json.loads(function["arguments"] or "{}")
+        shape["tool_calls"][i] = {**call, "function": function}
+    return shape
 
 
 def search_query(conversation: Sequence[Message]) -> Query:

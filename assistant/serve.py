@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from assistant import releases
-from assistant.base_models import Quantize, languages, served_folder
+from assistant.base_models import languages, served_folder
 from assistant.chat import Assistant
 from assistant.engine import Engine, EngineProcess, check_port, free_port
 from assistant.prompt import ID
@@ -35,8 +35,11 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
     release = releases.live(settings.releases)
     index_id, adapter = releases.require(release, settings.base)
     folder = settings.adapters / adapter
-    if not (folder / "adapter_config.json").is_file():
+    if not (folder / "training.json").is_file():
         raise NotReady(f"the live adapter's folder {folder} is missing; run: assistant train --logs FILE")
+    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    if record.get("served") == "merged" and not settings.merged:
+        raise NotReady(f"vLLM serves {adapter} only merged into its base; run: assistant serve --merged")
     if release.prompt != ID:
         say(
             f"warning: the adapter {adapter} was trained with the prompt {release.prompt}, this version "
@@ -48,10 +51,12 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
     index = open_index(settings, index_id)
     process = None
     if settings.engine_url is None:
-        quantize = trained_quantization(folder)
-        base = served_folder(settings.base, settings.models, quantize)
-        log = settings.home / "logs" / "engine.log"
-        process = EngineProcess(settings, base, (adapter, folder), log)
+        if settings.merged:
+            model, lora = str(merged_folder(settings, adapter)), None
+        else:
+            model, lora = served_folder(settings.base, settings.models, record["recipe"]["quantize"]), folder
+        log = settings.logs / "engine.log"
+        process = EngineProcess(settings, model, adapter, lora, log)
         bar: tqdm[None] = tqdm((), total=USUAL_START_S, desc="starting the engine", bar_format=_BAR)
         with bar:
             try:
@@ -65,6 +70,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
         adapter=adapter,
         languages=settings.base_languages or languages(settings.base),
         passages=settings.passages,
+        merged=settings.merged,
     )
     try:
         _listen(settings, assistant, process, on_ready, say)
@@ -78,10 +84,18 @@ def _show(bar: "tqdm[None]", seconds: float) -> None:
     bar.refresh()
 
 
-def trained_quantization(adapter: Path) -> Quantize:
-    """How the base was quantised when the adapter in this folder was trained."""
-    record = json.loads((adapter / "training.json").read_text(encoding="utf-8"))
-    return "nf4" if record["recipe"]["quantize"] == "nf4" else "none"
+def merged_folder(settings: Settings, adapter: str) -> Path:
+    """The folder of the model that the adapter was merged into; its own, if full fine-tuning made it.
+
+    Raises:
+        NotReady: It was not merged yet.
+    """
+    whole, merged = settings.adapters / adapter, settings.models / f"{adapter}-merged"
+    if (whole / "config.json").is_file():
+        return whole
+    if not merged.is_dir():
+        raise NotReady(f"{adapter} is not merged yet; run: assistant merge {adapter}")
+    return merged
 
 
 def _wait_for(host: str, port: int) -> None:

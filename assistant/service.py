@@ -80,9 +80,9 @@ def create_app(
     @app.post("/v1/chat/completions")
     async def chat(request: ChatRequest) -> Response:
         """Answer the last user message, from the help centre where it can."""
-        arm = ARMS.get(request.model)
+        arm = assistant.arms.get(request.model)
         if arm is None:
-            raise HTTPException(404, f"model {request.model!r} does not exist; one of: {', '.join(ARMS)}")
+            raise HTTPException(404, f"model {request.model!r} does not exist; one of: {', '.join(assistant.arms)}")
         conversation = [message.plain() for message in request.messages]
         if conversation[-1].role != "user" or not conversation[-1].content.strip():
             raise HTTPException(400, "the last message must be the user's and must not be empty")
@@ -151,7 +151,7 @@ def create_app(
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The ways to answer, as models."""
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "assistant"} for name in ARMS]
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "assistant"} for name in assistant.arms]
         return {"object": "list", "data": data}
 
     @app.get("/v1/search")

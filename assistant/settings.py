@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address that the chat service listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the chat service; 0 takes a free one.")
+    merged: bool = Field(
+        False,
+        description="Serve the adapter merged into its base: several times as fast on a CPU. The arms without the "
+        "adapter are then not offered.",
+    )
     passages: int = Field(3, ge=1, le=20, description="Passages put into the prompt.")
     max_answer_tokens: int = Field(200, ge=1, le=4096, description="Longest answer, in tokens.")
     engine_url: str | None = Field(

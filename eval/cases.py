@@ -36,6 +36,7 @@ class Case(BaseModel):
     answerable: bool = True
     topic: str | None = None
     group: str | None = Field(default=None, description="Cases of one group are not independent of each other.")
+    held_out: str | None = Field(default=None, description="What of it no training saw: its wording, or its policy.")
 
     @model_validator(mode="after")
     def _asks(self) -> "Case":

@@ -1,49 +1,96 @@
 """From logs to a live adapter, in one call: what `assistant train` does, and the nightly job will."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 from assistant import prompt, releases
-from assistant.base_models import fingerprint, languages, prepare
+from assistant.base_models import fingerprint, languages, load_tokenizer, prepare
 from assistant.live_index import open_index
+from assistant.prompt import Message, Role
+from assistant.redaction import Redactor
 from assistant.settings import Settings
-from finetune import examples
-from finetune.logs import log_files, read_logs
+from eval.cases import read_cases
+from finetune import dataset
+from finetune.adapter import mergeable, started_from, unservable
+from finetune.cleaning.split import HeldOut
+from finetune.logs import BadLine, Columns, Conversation, log_files, read_logs
 from finetune.recipe import Recipe
 from finetune.train import Result, train
-from retrieval.files import content_id, sha256, write_text
+from retrieval.files import alone, content_id, sha256
 
 
-def train_on_logs(settings: Settings, logs: Sequence[Path], recipe: Recipe, say: Callable[[str], None]) -> Result:
+def train_on_logs(
+    settings: Settings,
+    logs: Sequence[Path],
+    recipe: Recipe,
+    say: Callable[[str], None],
+    columns: Columns | None = None,
+    cases: Path | None = None,
+) -> Result | None:
     """Train on `logs` and publish the adapter if none is live for this base.
 
-    The same logs, recipe, base model, index and prompt give the same run, which is then not repeated.
+    The same logs, recipe, base model, index and prompt give the same run, which is not repeated, and goes on where it
+    was if it was killed. `columns` are those of ticket exports; `cases` are to be evaluated on, so nothing that is
+    learned may be a twin of them. Of several processes under `accelerate launch` the first prepares the data, and only
+    it returns a result.
 
     Raises:
-        InputError: A log file is missing, or nothing in the logs can be learned from.
-        SupportError: Training diverged.
+        InputError: A log file is missing, nothing in the logs can be learned from, or a case has a twin in them.
+        SupportError: Training diverged, or memory ran out.
         StorageError: The disk refused. In each case nothing was published.
     """
-    files = log_files(logs)
+    import torch
+    from accelerate import PartialState
+
     release = releases.live(settings.releases)
     source = prepare(settings.base, settings.models)
     written = settings.base_languages or languages(settings.base)
-    hashes = [(path.name, sha256(path)) for path in files]
+    start = started_from(recipe, settings.adapters, release.adapter, settings.base)
+    hashes = [(path.name, sha256(path)) for path in [*log_files(logs), *([cases] if cases else [])]]
     inputs = [fingerprint(source), prompt.ID, recipe.model_dump_json(), json.dumps(hashes), release.index or ""]
-    run = settings.runs / content_id(*inputs, str(settings.passages), str(written))
-    result = _finished(run, settings.adapters)
-    if result:
-        say(f"adapter {result.adapter} was trained on these logs before; nothing to do")
-    else:
-        result = _train(settings, logs, recipe, source, run, release.index, written, say)
-    if release.adapter is None or release.base != settings.base:
-        releases.publish(settings.releases, adapter=result.adapter, base=settings.base, prompt=prompt.ID)
-        say(f"adapter {result.adapter} is live")
-    elif release.adapter != result.adapter:
-        say(f"adapter {result.adapter} is kept; {release.adapter} stays live")
+    inputs += [str(columns), start.name if start else "", str(settings.passages), str(settings.reranker), str(written)]
+    inputs += [_code()]
+    run = settings.runs / content_id(*inputs)
+    # The others wait for the first, which may prepare data for hours.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
+    with alone(run) if state.is_main_process else nullcontext():
+        state.wait_for_everyone()  # one is alone with the run now, whoever waited for its lock
+        result = _finished(run, settings.adapters)
+        if result:
+            say(f"adapter {result.adapter} was trained on these logs before; nothing to do")
+        else:
+            with state.main_process_first():
+                rows = dataset.dataset(run)
+                if rows is None:
+                    entries = read_logs(logs, columns)
+                    rows = _prepare(settings, entries, recipe, source, run, release.index, written, cases, say)
+            facts = {
+                "run": run.name,
+                "index": release.index,
+                "languages": list(written),
+                "logs": [{"name": name, "sha256": digest} for name, digest in hashes],
+                "data": rows.counts,
+            }
+            result = train(
+                settings.base, source, rows.training, rows.validation, recipe, settings.adapters, run, facts, start, say
+            )
+            if result is None:
+                return None
+            say(_told(result))
+        if not state.is_main_process:
+            return None
+        _publish(settings, result.adapter, recipe, say)
     return result
+
+
+def _code() -> str:
+    """Names the code that makes examples out of logs, so that data of an older one are not taken for it."""
+    root = Path(__file__).parents[1]
+    files = [path for folder in ("assistant", "finetune") for path in sorted((root / folder).rglob("*"))]
+    return content_id(*(sha256(path) for path in files if path.suffix in (".py", ".yaml", ".jsonl")))
 
 
 def _finished(run: Path, adapters: Path) -> Result | None:
@@ -54,35 +101,73 @@ def _finished(run: Path, adapters: Path) -> Result | None:
     return result if (adapters / result.adapter).is_dir() else None
 
 
-def _train(
+def _prepare(
     settings: Settings,
-    logs: Sequence[Path],
+    logs: Iterable[Conversation | BadLine],
     recipe: Recipe,
     source: str,
     run: Path,
     index_id: str | None,
     written: Sequence[str],
+    cases: Path | None,
     say: Callable[[str], None],
-) -> Result:
-    index = None
-    if index_id:
-        index = open_index(settings, index_id)
-    else:
+) -> dataset.Dataset:
+    if index_id is None:
         say("no index is live: training on bare question and answer pairs, without passages")
-    prepared = examples.prepare(read_logs(logs), index, recipe, written, settings.passages)
-    for kind, count in sorted(prepared.counts.items()):
+    rows = dataset.prepare(
+        run,
+        logs,
+        open_index(settings, index_id) if index_id else None,
+        recipe,
+        load_tokenizer(source),
+        written,
+        settings.passages,
+        held_out=_held_out(cases) if cases else (),
+        earlier=_earlier(settings.runs, run),
+    )
+    for kind, count in rows.counts.items():
         say(f"  {count:6} {kind}")
-    if prepared.bad_lines:
-        quarantine = run / "quarantine.jsonl"
-        lines = "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in prepared.bad_lines)
-        write_text(quarantine, lines)
-        first = prepared.bad_lines[0]
-        say(f"{len(prepared.bad_lines)} malformed lines are in {quarantine}; the first: {first.place}: {first.reason}")
-    facts = {"index": index_id, "logs": [str(path.name) for path in logs], "data": dict(prepared.counts)}
-    result = train(settings.base, source, prepared.examples, recipe, settings.adapters, run, facts)
+    say(f"what was set aside, and the topics: {run / dataset.FOLDER}")
+    return rows
+
+
+def _held_out(cases: Path) -> list[HeldOut]:
+    """The questions of evaluation cases, redacted as the logs are."""
+    found = []
+    for case in read_cases(cases):
+        said = case.conversation()
+        texts = Redactor().conversation([message["content"] for message in said])
+        roles: list[Role] = ["user" if message["role"] == "user" else "assistant" for message in said]
+        messages = [Message(role, text) for role, text in zip(roles, texts, strict=True)]
+        found.append(HeldOut.conversation(f"{cases.name}: {case.id}", messages))
+    return found
+
+
+def _earlier(runs: Path, run: Path) -> list[Path]:
+    """The folders of earlier runs that ended, newest first."""
+    ended = [path.parent for path in runs.glob("*/result.json") if path.parent != run]
+    return sorted(ended, key=lambda folder: (folder / "result.json").stat().st_mtime, reverse=True)
+
+
+def _publish(settings: Settings, adapter: str, recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Make the adapter live if none is for this base, and it can be served."""
+    release = releases.live(settings.releases)  # as it is now: another run may have ended since
+    if release.adapter is not None and release.base == settings.base:
+        if release.adapter != adapter:
+            say(f"adapter {adapter} is kept; {release.adapter} stays live")
+        return
+    refused = unservable(recipe.peft_fields)
+    if refused and not (settings.merged and mergeable(recipe.peft_fields)):
+        merged = "; it can be served merged: --merged, or ASSISTANT_MERGED=1" if mergeable(recipe.peft_fields) else ""
+        say(f"adapter {adapter} is kept and not live: {refused}{merged}")
+        return
+    releases.publish(settings.releases, adapter=adapter, base=settings.base, prompt=prompt.ID)
+    say(f"adapter {adapter} is live")
+
+
+def _told(result: Result) -> str:
     held_out = f"held-out loss {result.loss_before} → {result.loss_after}; " if result.loss_after is not None else ""
-    say(
+    return (
         f"{result.steps} steps in {result.seconds:.0f} s, {result.tokens_per_second:.0f} tokens/s; {held_out}"
         f"{result.peak_memory_gib:.1f} GiB at most"
     )
-    return result

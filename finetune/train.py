@@ -1,35 +1,35 @@
-"""One QLoRA run: examples in, a named adapter out.
+"""One training run: rows in, a named adapter out; killed at any moment, it goes on where it was.
 
-    train → _tokenise → _fit (_batches, _loss, _validate) → _save
+    train → _Run.fit (batches → gradients → step → validate → checkpoint) → adapter.save
 
-The loop is ours because stock trainers score the whole vocabulary at every position: here only the
-positions of the answer are scored, which on a CPU halves the time of a step. Sequences are padded on the
-left, so that the answers of a batch stand at its end.
+The loop is ours because stock trainers score the whole vocabulary at every position: here only the positions
+of the answer are scored, which on a CPU halves the time of a step. Under `accelerate launch` every process
+computes its share of each batch, and the gradients are those of one process.
 """
 
+import contextlib
 import json
 import math
-import random
 import resource
-import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from assistant import prompt
-from assistant.base_models import fingerprint, load_model, load_tokenizer
-from finetune.examples import Example
+from assistant.base_models import load_model
+from finetune import checkpoints
+from finetune.adapter import attach, mergeable, save, unservable
+from finetune.checkpoints import Progress
 from finetune.recipe import Recipe
+from finetune.rows import Row, batches, packed, packs, padded, summed_loss
 from retrieval.errors import InputError, SupportError
-from retrieval.files import content_id, folder_hashes, new_folder, storage_errors, write_text
+from retrieval.files import storage_errors, write_text
 
-VALIDATION_SHARE = 0.05
-VALIDATION_MOST = 12
-"""Examples; a validation pass takes seconds of a short CPU run."""
+_GRADIENT_NORM = 1.0
+"""Gradients are clipped to this norm."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,11 @@ class Result:
     adapter: str
     """Name of the adapter, also its folder under `adapters/`."""
     examples: int
-    left_out: int
-    """Examples longer than `max_tokens`."""
+    held_out: int
+    """Examples that the loss was validated on."""
     steps: int
+    best_step: int | None
+    """The step whose weights were kept."""
     seconds: float
     """Of optimisation, without loading and validation."""
     tokens_per_second: float
@@ -49,279 +51,300 @@ class Result:
     loss_before: float | None
     """Mean negative log-likelihood per answer token on held-out examples, in nats; None without such examples."""
     loss_after: float | None
+    """The same, of the weights that were kept."""
     peak_memory_gib: float
 
 
 def train(
     base: str,
     source: str,
-    examples: list[Example],
+    training: Sequence[Row],
+    validation: Sequence[Row],
     recipe: Recipe,
     adapters: Path,
     run: Path,
-    facts: dict[str, Any],
-) -> Result:
-    """Train an adapter for the base model in `source`, named `base`; keep it under `adapters`.
+    facts: Mapping[str, Any],
+    start: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Result | None:
+    """Train on the base model in `source`, named `base`; keep what was learned under `adapters`.
 
-    `run` receives the examples, the TensorBoard curve and `result.json`. `facts` is what the adapter's
-    `training.json` shall record about its data.
+    `run` receives the TensorBoard curve, checkpoints while it lasts, and `result.json`. `facts` is what the
+    adapter's `training.json` shall record about its data. `start` is the folder of an adapter to begin with. The
+    result is None in every process but the first.
 
     Raises:
-        InputError: There are too few examples.
-        SupportError: The loss became infinite or not a number.
+        InputError: There are too few rows, or the recipe cannot be carried out.
+        SupportError: The loss became infinite or not a number, or memory ran out at one example.
         StorageError: The disk refused; no adapter was kept.
     """
-    import datasets
     import torch
-    from torch.utils.tensorboard import SummaryWriter
+    from accelerate import Accelerator
 
-    with storage_errors(run):
-        run.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer(source)
-    rows, left_out = _tokenise(tokenizer, examples, recipe.max_tokens)
-    training, validation = _split(rows, examples, recipe.seed)
     if len(training) < recipe.batch_size:
         raise InputError(
             f"{len(training)} examples are too few to train on (one batch is {recipe.batch_size}); "
             "give more logs, or a recipe with a smaller batch_size"
         )
-    datasets.disable_progress_bars()
-    with storage_errors(run):
-        training.save_to_disk(str(run / "examples"))
-
-    torch.manual_seed(recipe.seed)
+    reason = unservable(recipe.peft_fields)
+    if reason:
+        say(f"{reason}; it can be served only where it is merged into the base: assistant merge")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = _with_adapter(load_model(source, recipe.quantize, device), recipe)
-    with SummaryWriter(str(run / "tensorboard")) as curve:
-        fitted = _fit(model, training, validation, recipe, device, curve)
+    with storage_errors(run):
+        run.mkdir(parents=True, exist_ok=True)
+    try:
+        trackers = ["tensorboard", *recipe.trackers]
+        accelerator = Accelerator(cpu=device == "cpu", log_with=trackers, project_dir=str(run))
+    except ValueError as error:
+        raise InputError(f"recipe field 'trackers': {error}") from error
+    _check_processes(recipe, accelerator.num_processes)
+    accelerator.init_trackers("support-assistant")
+    torch.manual_seed(recipe.seed)
+    model = attach(load_model(source, recipe.quantize, str(accelerator.device)), recipe, start, device)
+    fitting = _Run(model, training, validation, recipe, run, accelerator, say)
+    progress = fitting.fit()
+    accelerator.end_training()
+    if not accelerator.is_main_process:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if device == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**30
-    name = _save(model, base, source, recipe, adapters, run, facts | asdict(fitted))
-    result = Result(
-        adapter=name,
-        examples=len(training),
-        left_out=left_out,
-        peak_memory_gib=round(peak, 2),
-        **asdict(fitted),
-    )
+    fitted: dict[str, Any] = {
+        "examples": len(training),
+        "held_out": len(validation),
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "seconds": round(progress.seconds, 1),
+        "tokens_per_second": round(progress.tokens / max(progress.seconds, 1e-9), 1),
+        "loss_before": _rounded(progress.before),
+        "loss_after": _rounded(progress.best),
+    }
+    lasting = {name: fitted[name] for name in ("examples", "steps", "best_step", "loss_before", "loss_after")}
+    name = save(model, base, source, recipe, adapters, run / "adapter", {**facts, "metrics": lasting})
+    result = Result(adapter=name, peak_memory_gib=round(peak, 2), **fitted)
     write_text(run / "result.json", json.dumps(asdict(result), indent=1) + "\n")
+    checkpoints.drop(run)
     return result
 
 
-def _tokenise(tokenizer: Any, examples: list[Example], max_tokens: int) -> tuple[list[dict[str, Any]], int]:
-    """Token ids of each example, and how many of them at the end are the answer with its stop token."""
-    rows = []
-    for number, example in enumerate(examples):
-        asked = prompt.tokens(tokenizer, example.messages())
-        answer = tokenizer(example.answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-        if len(asked) + len(answer) <= max_tokens:
-            rows.append({"ids": asked + answer, "answer": len(answer), "example": number})
-    return rows, len(examples) - len(rows)
+def _check_processes(recipe: Recipe, processes: int) -> None:
+    if recipe.batch_size % processes:
+        raise InputError(
+            f"recipe field 'batch_size' is {recipe.batch_size}, which {processes} processes cannot share evenly; "
+            f"make it a multiple of {processes}"
+        )
 
 
-def _split(rows: list[dict[str, Any]], examples: list[Example], seed: int) -> tuple[Any, Any]:
-    """Training and validation rows; rows with one answer stay on one side."""
-    from datasets import Dataset
-
-    by_answer: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_answer.setdefault(examples[row["example"]].answer, []).append(row)
-    answers = sorted(by_answer)
-    random.Random(seed).shuffle(answers)
-    wanted = min(VALIDATION_MOST, int(len(rows) * VALIDATION_SHARE))
-    validation: list[dict[str, Any]] = []
-    for answer in answers:  # an answer to many questions stays in training whole
-        if len(validation) < wanted and len(by_answer[answer]) <= VALIDATION_MOST:
-            validation += by_answer[answer]
-    kept = {row["example"] for row in validation}
-    columns = {"ids": "ids", "answer": "answer", "example": "example"}
-    return tuple(
-        Dataset.from_dict({name: [row[name] for row in part] for name in columns})
-        for part in ([row for row in rows if row["example"] not in kept], validation)
-    )
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
-def _with_adapter(model: Any, recipe: Recipe) -> Any:
-    """The frozen base with a trainable adapter on every linear layer.
+class _Run:
+    """A model on its way through the batches."""
 
-    Hu et al., "LoRA", arXiv 2106.09685; all linear layers: Dettmers et al., "QLoRA", arXiv 2305.14314.
-    """
+    def __init__(
+        self,
+        model: Any,
+        training: Sequence[Row],
+        validation: Sequence[Row],
+        recipe: Recipe,
+        run: Path,
+        accelerator: Any,
+        say: Callable[[str], None],
+    ) -> None:
+        import torch
+
+        self.model = model
+        self.training = training
+        self.validation = sorted(validation, key=lambda row: len(row["ids"]))
+        self.recipe = recipe
+        self.folder = run
+        self.accelerator = accelerator
+        self.say = say
+        self.device = accelerator.device.type
+        self.packed = self.device == "cuda" and mergeable(recipe.peft_fields)  # learned positions would join the rows
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, weight_decay=0.0)
+        self.parallel = model
+        if accelerator.num_processes > 1:
+            self.parallel = torch.nn.parallel.DistributedDataParallel(model)
+        self.lengths = [len(row["ids"]) for row in training]
+        steps = max(1, math.ceil(len(training) * recipe.epochs / recipe.batch_size))
+        self.steps = min(steps, recipe.max_steps or steps)
+        self.budget_s = recipe.minutes * 60 if recipe.minutes else math.inf
+
+    def fit(self) -> Progress:
+        """Go through the batches to the end; the model then has the weights of the best validation."""
+        progress = checkpoints.newest(self.folder)
+        if progress:
+            checkpoints.restore(self.folder, progress.step, self.model, self.optimizer)
+            self.say(f"going on at step {progress.step} of {self.steps}")
+        else:
+            progress = Progress(before=self.validate(self.recipe.micro_batch), micro_batch=self.recipe.micro_batch)
+        self.model.train()
+        kept_at = time.monotonic()
+        order = batches(self.lengths, self.recipe.batch_size, self.steps, self.recipe.seed)
+        for _ in range(progress.step):
+            next(order)
+        ended = self._ended(progress)
+        with tqdm(
+            total=self.steps, initial=progress.step, desc="training", unit="step", disable=not self._first
+        ) as bar:
+            while not ended:
+                started = time.monotonic()
+                progress, loss = self._step([self.training[i] for i in next(order)], progress)
+                progress = replace(progress, seconds=progress.seconds + time.monotonic() - started)
+                self._show(bar, progress, loss)
+                done = self._done(progress)
+                if done >= 1 or done >= (progress.validations + 1) / self.recipe.validations:
+                    held_out = self.validate(progress.micro_batch)
+                    progress = progress.validated(held_out)
+                    if held_out is not None:
+                        self.accelerator.log({"loss/validation": held_out}, step=progress.step)
+                        self._check_finite(held_out, progress.step)
+                    self.model.train()
+                    ended = self._ended(progress)
+                    self._keep(progress)
+                elif time.monotonic() - kept_at >= self.recipe.checkpoint_minutes * 60:
+                    self._keep(progress)
+                    kept_at = time.monotonic()
+        if progress.worse >= self.recipe.patience:
+            self.say(f"stopped at step {progress.step}: {progress.worse} validations brought no better loss")
+        if progress.best_step is not None and progress.best_step != progress.step:
+            checkpoints.restore(self.folder, progress.best_step, self.model, None)
+        self.accelerator.wait_for_everyone()  # before the first process drops the checkpoints
+        self._check_finite(float(sum(parameter.detach().norm() for parameter in self.parameters)), progress.step)
+        return progress
+
+    @property
+    def _first(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    def _ended(self, progress: Progress) -> bool:
+        return progress.step > 0 and (self._done(progress) >= 1 or progress.worse >= self.recipe.patience)
+
+    def _done(self, progress: Progress) -> float:
+        """The share of the run that is over, by steps or by time; the same in every process."""
+        seconds = progress.seconds
+        if self.accelerator.num_processes > 1 and self.recipe.minutes:
+            import torch
+
+            seconds = float(self.accelerator.reduce(torch.tensor(seconds, device=self.accelerator.device), "mean"))
+        return max(progress.step / self.steps, seconds / self.budget_s)
+
+    def _step(self, rows: list[Row], progress: Progress) -> tuple[Progress, float]:
+        """One optimiser step over a batch, and the batch's mean loss per answer token."""
+        import torch
+
+        rate = self.recipe.learning_rate * self._factor(progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, micro_batch = self._gradients(rows, progress.micro_batch)
+        self._check_finite(loss, progress.step + 1)
+        torch.nn.utils.clip_grad_norm_(self.parameters, _GRADIENT_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        progress = replace(
+            progress,
+            step=progress.step + 1,
+            tokens=progress.tokens + sum(len(row["ids"]) for row in rows),
+            micro_batch=micro_batch,
+        )
+        self.accelerator.log({"loss/train": loss, "learning_rate": rate}, step=progress.step)
+        return progress, loss
+
+    def _show(self, bar: Any, progress: Progress, loss: float) -> None:
+        speed = f"{progress.tokens / progress.seconds:.0f}"
+        shown = {"loss": f"{loss:.3f}", "tokens_per_s": speed, "GiB": f"{_memory_gib():.1f}"}
+        if self.recipe.minutes:
+            shown["of_time"] = f"{progress.seconds / self.budget_s:.0%}"
+        bar.set_postfix(shown)
+        bar.update()
+
+    def _factor(self, progress: Progress) -> float:
+        """The learning rate as a share of its peak."""
+        done = min(self._done(progress), 1.0)
+        fall = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
+        share = self.recipe.warmup_share + 1e-9
+        warm = max((progress.step + 1) / (share * self.steps), done / share)
+        return min(1.0, warm, fall[self.recipe.schedule])
+
+    def _gradients(self, rows: list[Row], micro_batch: int) -> tuple[float, int]:
+        """Gradients of a batch's mean loss per answer token, that loss, and how many examples fit at once."""
+        import torch
+
+        world, mine = self.accelerator.num_processes, self.accelerator.process_index
+        labelled = sum(row["answer"] for row in rows)
+        share = rows[mine::world]
+        while True:
+            try:
+                total = torch.zeros((), device=self.accelerator.device)
+                parts = list(self._parts(share or rows[:1], micro_batch))
+                for i, part in enumerate(parts):
+                    last = i == len(parts) - 1
+                    with contextlib.nullcontext() if last or world == 1 else self.parallel.no_sync():
+                        loss = summed_loss(self.parallel, part, self.device) / labelled
+                        if not share:
+                            loss = loss * 0  # more processes than rows: take part in the exchange, add nothing
+                        (loss * world).backward()  # which averages over processes
+                        total += loss.detach()
+                return float(self.accelerator.reduce(total, "sum")), micro_batch
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                if micro_batch == 1 or world > 1:
+                    raise SupportError(
+                        f"memory ran out at {micro_batch} examples of at most {self.recipe.max_tokens} tokens at once; "
+                        "lower micro_batch or max_tokens, or set gradient_checkpointing: true in the recipe"
+                    ) from error
+                self.optimizer.zero_grad()
+                micro_batch //= 2
+                self.say(f"memory ran out: now {micro_batch} examples at once, in batches of the same size")
+
+    def _parts(self, rows: Sequence[Row], micro_batch: int) -> Iterator[Any]:
+        """The batches that are computed at once."""
+        if self.packed:
+            for pack in packs(rows, micro_batch * self.recipe.max_tokens):
+                yield packed(pack, self.device)
+        else:
+            for start in range(0, len(rows), micro_batch):
+                yield padded(rows[start : start + micro_batch], self.device)
+
+    def validate(self, micro_batch: int) -> float | None:
+        """Mean loss per answer token on the held-out rows, in nats; None without such rows."""
+        import torch
+
+        labelled = sum(row["answer"] for row in self.validation)
+        if not labelled:
+            return None
+        self.model.eval()
+        with torch.no_grad():
+            parts = self._parts(self.validation, micro_batch)
+            shown = tqdm(parts, desc="validating", leave=False, disable=not self._first)
+            return float(sum(summed_loss(self.model, part, self.device).item() for part in shown) / labelled)
+
+    def _keep(self, progress: Progress) -> None:
+        if self._first:
+            checkpoints.keep(self.folder, progress, self.model, self.optimizer)
+
+    def _check_finite(self, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise SupportError(
+                f"training diverged at step {step}: the loss is {value}; no adapter was kept. "
+                f"Lower learning_rate (now {self.recipe.learning_rate}) in the recipe"
+            )
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
     import torch
-    from peft import LoraConfig, get_peft_model
 
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    adapted = get_peft_model(
-        model,
-        LoraConfig(
-            r=recipe.rank,
-            lora_alpha=recipe.alpha,
-            lora_dropout=recipe.dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        ),
-    )
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.float32)
-    return adapted
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    steps: int
-    seconds: float
-    tokens_per_second: float
-    loss_before: float | None
-    loss_after: float | None
-
-
-def _fit(model: Any, training: Any, validation: Any, recipe: Recipe, device: str, curve: Any) -> _Fitted:
+def _memory_gib() -> float:
     import torch
 
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
-    steps = max(1, math.ceil(len(training) * recipe.epochs / recipe.batch_size))
-    steps = min(steps, recipe.max_steps or steps)
-    budget_s = recipe.minutes * 60 if recipe.minutes else math.inf
-    before = _validate(model, validation, recipe.micro_batch, device)
-    model.train()
-    started, tokens, step = time.monotonic(), 0, 0
-    with tqdm(total=steps, desc="training", unit="step") as bar:
-        for batch in _batches(training, recipe, steps):
-            spent = time.monotonic() - started
-            done = max(step / steps, spent / budget_s)
-            if done >= 1:
-                break
-            rate = recipe.learning_rate * min(1.0, (step + 1) / (recipe.warmup_share * steps + 1e-9), 1 - done)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            labelled = sum(row["answer"] for row in batch)
-            loss = 0.0
-            for start in range(0, len(batch), recipe.micro_batch):
-                part = _loss(model, batch[start : start + recipe.micro_batch], device) / labelled
-                part.backward()
-                loss += part.item()
-            if not math.isfinite(loss):
-                raise _diverged(step + 1, loss, recipe)
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-            tokens += sum(len(row["ids"]) for row in batch)
-            speed = tokens / (time.monotonic() - started)
-            curve.add_scalar("loss/train", loss, step)
-            curve.add_scalar("learning_rate", rate, step)
-            bar.set_postfix(loss=f"{loss:.3f}", tokens_per_s=f"{speed:.0f}", of_time=f"{done:.0%}")
-            bar.update()
-    seconds = time.monotonic() - started
-    after = _validate(model, validation, recipe.micro_batch, device)
-    if after is not None:
-        curve.add_scalar("loss/validation", after, step)
-    if not all(math.isfinite(value) for value in (*([after] if after is not None else []), _norm(parameters))):
-        raise _diverged(step, after, recipe)
-    rounded = [None if value is None else round(value, 4) for value in (before, after)]
-    return _Fitted(step, round(seconds, 1), round(tokens / seconds, 1), *rounded)
-
-
-def _norm(parameters: list[Any]) -> float:
-    return float(sum(parameter.detach().norm() for parameter in parameters))
-
-
-def _diverged(step: int, loss: float | None, recipe: Recipe) -> SupportError:
-    return SupportError(
-        f"training diverged at step {step}: the loss is {loss}; no adapter was kept. "
-        f"Lower learning_rate (now {recipe.learning_rate}) in the recipe"
-    )
-
-
-def _batches(training: Any, recipe: Recipe, steps: int) -> Iterator[list[dict[str, Any]]]:
-    """`steps` batches of rows of similar length, reshuffled every epoch."""
-    chance = random.Random(recipe.seed)
-    lengths = [len(ids) for ids in training["ids"]]
-    given = 0
-    while given < steps:
-        order = list(range(len(lengths)))
-        chance.shuffle(order)
-        pool = recipe.batch_size * 8
-        batches = []
-        for start in range(0, len(order), pool):
-            near = sorted(order[start : start + pool], key=lengths.__getitem__)
-            batches += [near[i : i + recipe.batch_size] for i in range(0, len(near), recipe.batch_size)]
-        chance.shuffle(batches)
-        for batch in batches[: steps - given]:
-            yield [training[i] for i in batch]
-        given += len(batches)
-
-
-def _loss(model: Any, rows: list[dict[str, Any]], device: str) -> Any:
-    """Summed cross-entropy of the answers' tokens, a scalar tensor with gradient."""
-    import torch
-
-    width = max(len(row["ids"]) for row in rows)
-    answer = max(row["answer"] for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    labels = torch.full_like(ids, -100)
-    for i, row in enumerate(rows):
-        ids[i, width - len(row["ids"]) :] = torch.tensor(row["ids"])
-        mask[i, width - len(row["ids"]) :] = 1
-        labels[i, width - row["answer"] :] = torch.tensor(row["ids"][-row["answer"] :])
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    with torch.autocast(device, dtype=torch.bfloat16):
-        logits = model(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=positions.to(device),
-            use_cache=False,
-            logits_to_keep=answer + 1,
-        ).logits
-    return torch.nn.functional.cross_entropy(
-        logits[:, :-1].float().flatten(0, 1),
-        labels[:, -answer:].flatten().to(device),
-        ignore_index=-100,
-        reduction="sum",
-    )
-
-
-def _validate(model: Any, validation: Any, micro_batch: int, device: str) -> float | None:
-    """Mean loss per answer token, in nats; None without validation examples."""
-    import torch
-
-    rows = sorted(validation, key=lambda row: len(row["ids"]))
-    labelled = sum(row["answer"] for row in rows)
-    if not labelled:
-        return None
-    model.eval()
-    with torch.no_grad():
-        parts = [rows[start : start + micro_batch] for start in range(0, len(rows), micro_batch)]
-        losses = [_loss(model, part, device).item() for part in tqdm(parts, desc="validating", leave=False)]
-    return float(sum(losses) / labelled)
-
-
-def _save(model: Any, base: str, source: str, recipe: Recipe, adapters: Path, run: Path, facts: dict[str, Any]) -> str:
-    """Write the adapter under a name made of its content; return the name."""
-    record = {
-        "base": base,
-        "base_fingerprint": fingerprint(source),
-        "prompt": prompt.ID,
-        "recipe": recipe.model_dump(),
-        **facts,
-    }
-    draft = run / "adapter"
-    with storage_errors(draft):
-        model.peft_config["default"].base_model_name_or_path = base
-        model.save_pretrained(draft, save_embedding_layers=False)
-        (draft / "README.md").unlink(missing_ok=True)  # peft's model card template, all blanks
-    weights = folder_hashes(draft)["adapter_model.safetensors"]
-    slug = "".join(char if char.isalnum() else "-" for char in base.rstrip("/").split("/")[-1].lower())
-    name = f"{slug}-{content_id(weights, record['base_fingerprint'], prompt.ID)}"
-    with new_folder(adapters / name) as scratch:
-        shutil.copytree(draft, scratch, dirs_exist_ok=True)
-        (scratch / "training.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    shutil.rmtree(draft)
-    return name
+    if torch.cuda.is_available():
+        return float(torch.cuda.memory_allocated()) / 2**30
+    pages = int(Path("/proc/self/statm").read_text().split()[1]) if Path("/proc/self/statm").exists() else 0
+    return pages * resource.getpagesize() / 2**30

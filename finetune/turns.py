@@ -1,7 +1,7 @@
 """One answer to learn from, and what was set aside: the records that cleaning passes on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ class Turn:
     """file:line."""
     at: datetime | None = None
     author: str | None = None
-    """The agent, as the log names them."""
+    """The agent, by a hash of the name that the log gives."""
     source: Source = "agent"
     tools: tuple[Mapping[str, Any], ...] = ()
     """Tools that the conversation declares, as JSON schemas of the OpenAI API."""
@@ -32,6 +32,21 @@ class Turn:
     def question(self) -> str:
         """The customer's last message."""
         return next(message.content for message in reversed(self.conversation) if message.role == "user")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The turn as JSON holds it."""
+        return asdict(self) | {"at": self.at.isoformat() if self.at else None}
+
+
+def turn_of(shape: Mapping[str, Any]) -> Turn:
+    """The turn that `as_dict` made this of."""
+    *conversation, answer = (
+        Message(**{**message, "tool_calls": tuple(message["tool_calls"])})
+        for message in (*shape["conversation"], shape["answer"])
+    )
+    at = datetime.fromisoformat(shape["at"]) if shape["at"] else None
+    changed = {"conversation": tuple(conversation), "answer": answer, "at": at, "tools": tuple(shape["tools"])}
+    return Turn(**{**shape, **changed})
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ def _enough(asked: Sequence[Asked]) -> bool:
 def _fit(asked: Sequence[Asked], features: tuple[int, ...]) -> tuple[Model, Features]:
     """A model of all questions, and for each question the probability by a model that never saw its article."""
     from sklearn.model_selection import GroupKFold
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     rows = np.array([question.features for question in asked])
     answered = np.array([question.answered for question in asked])

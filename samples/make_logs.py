@@ -60,13 +60,20 @@ def main() -> None:
     write(options.out, options.conversations, options.days, options.seed)
 
 
-def write(out: Path, conversations: int = 1800, days: int = 30, seed: int = 7) -> None:
-    """Write the logs and the cases under `out`."""
+def write(
+    out: Path,
+    conversations: int = 1800,
+    days: int = 30,
+    seed: int = 7,
+    held_out_policies: int = HELD_OUT_POLICIES,
+    cases_per_unseen_intent: int = CASES_PER_UNSEEN_INTENT,
+) -> None:
+    """Write the logs and the cases under `out`; one of `held_out_policies` policies appears in no log."""
     chance = random.Random(seed)
     policies = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.glob("[a-z]*.yaml"))]
     no_article = yaml.safe_load((SOURCE / "_no_article.yaml").read_text(encoding="utf-8"))
-    seen = [policy for i, policy in enumerate(policies) if i % HELD_OUT_POLICIES]
-    unseen = [policy for i, policy in enumerate(policies) if not i % HELD_OUT_POLICIES]
+    seen = [policy for i, policy in enumerate(policies) if i % held_out_policies]
+    unseen = [policy for i, policy in enumerate(policies) if not i % held_out_policies]
 
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -85,7 +92,7 @@ def write(out: Path, conversations: int = 1800, days: int = 30, seed: int = 7) -
     for day, day_lines in lines.items():
         (logs / f"{day}.jsonl").write_text("\n".join(day_lines) + "\n", encoding="utf-8")
     with (out / "cases.jsonl").open("w", encoding="utf-8") as file:
-        for case in cases(seen, unseen, no_article):
+        for case in cases(seen, unseen, no_article, cases_per_unseen_intent):
             file.write(json.dumps(case, ensure_ascii=False) + "\n")
 
 
@@ -159,14 +166,16 @@ def typo(chance: random.Random, text: str) -> str:
     return text[:at] + (text[at + 1] + text[at] if chance.random() < 0.5 else text[at]) + text[at + 2 :]
 
 
-def cases(seen: list[Any], unseen: list[Any], no_article: Any) -> Iterator[dict[str, Any]]:
+def cases(
+    seen: list[Any], unseen: list[Any], no_article: Any, per_unseen_intent: int = CASES_PER_UNSEEN_INTENT
+) -> Iterator[dict[str, Any]]:
     """Questions that no log holds, in the case format."""
     for split, policies in (("wording", seen), ("policy", unseen)):
         for policy in policies:
             for intent in policy["intents"]:
                 for lang in ("en", "zh"):
                     texts = intent[lang]
-                    count = HELD_OUT_WORDINGS if split == "wording" else CASES_PER_UNSEEN_INTENT
+                    count = HELD_OUT_WORDINGS if split == "wording" else per_unseen_intent
                     held = shuffled(texts["questions"])[:count]
                     for number, question in enumerate(held):
                         yield {

@@ -61,7 +61,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for asked, told in LOGS
     ]
     (folder / "logs.jsonl").write_text("\n".join([*lines, "this line is no JSON"]) + "\n")
-    (folder / "recipe.yaml").write_text("distractors_share: 0\nnone_share: 0\n")
+    (folder / "recipe.yaml").write_text("distractors_share: 0\nnone_share: 0\ncanaries: 0\ngeneral_share: 0\n")
     command(folder, "index", "--knowledge", str(folder / "knowledge"))
     trained = json.loads(
         command(
@@ -141,7 +141,7 @@ def test_a_chinese_question_is_quoted_because_this_base_writes_no_chinese(servic
 
 
 def test_the_malformed_log_line_is_in_quarantine_with_its_place(home: Path) -> None:
-    (quarantine,) = home.glob("runs/*/quarantine.jsonl")
+    (quarantine,) = home.glob("runs/*/data/set_aside.jsonl")
     line = json.loads(quarantine.read_text())
     assert line["place"].endswith("logs.jsonl:5") and line["reason"].startswith("not JSON")
 

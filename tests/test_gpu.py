@@ -4,12 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from assistant.base_models import load_model, load_tokenizer
 from assistant.prompt import Message
 from finetune.examples import Example
 from finetune.recipe import Recipe
+from finetune.rows import packed, padded, summed_loss, tokenise
 from finetune.train import train
 
 pytestmark = pytest.mark.gpu
+EXAMPLES = [
+    Example((Message("user", f"Refund {n}?"),), (), Message("assistant", f"It takes {n % 6} days."), "bare")
+    for n in range(40)
+]
 
 
 def test_nf4_training_runs_on_the_gpu_and_learns(tiny_base: Path, tmp_path: Path) -> None:
@@ -17,9 +23,21 @@ def test_nf4_training_runs_on_the_gpu_and_learns(tiny_base: Path, tmp_path: Path
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    examples = [Example((Message("user", f"Refund {n}?"),), (), f"It takes {n % 6} days.", "bare") for n in range(40)]
-    recipe = Recipe(rank=4, learning_rate=0.02, max_steps=12, batch_size=4, gradient_checkpointing=True)
-    result = train("tiny", str(tiny_base), examples, recipe, tmp_path / "adapters", tmp_path / "run", {})
+    recipe = Recipe(peft={"r": 4}, learning_rate=0.02, max_steps=12, batch_size=4, gradient_checkpointing=True)
+    rows, _ = tokenise(load_tokenizer(str(tiny_base)), EXAMPLES, recipe.max_tokens)
+    places = (tmp_path / "adapters", tmp_path / "run")
+    result = train("tiny", str(tiny_base), rows[4:], rows[:4], recipe, *places, {})
     assert result.loss_before and result.loss_after
     assert result.loss_after < result.loss_before
     assert torch.cuda.max_memory_allocated() > 0
+
+
+def test_packed_rows_make_the_loss_of_padded_ones_on_the_gpu(tiny_base: Path) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model = load_model(str(tiny_base), "none", "cuda").float().eval()
+    rows, _ = tokenise(load_tokenizer(str(tiny_base)), EXAMPLES[:6], 1024)
+    losses = [summed_loss(model, batch(rows, "cuda"), "cuda").item() for batch in (packed, padded)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from assistant.citations import LEAST_OVERLAP, numbers, overlap, words
-from finetune.duplicates import SAME, TWIN, answered, asked, connected, joined, similarity
+from finetune.cleaning.duplicates import SAME, TWIN, answered, asked, connected, joined, similarity
 from finetune.turns import Turn
 from retrieval.language import sentences, simplified
 

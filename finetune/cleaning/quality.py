@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from finetune.duplicates import answered, asked
+from finetune.cleaning.duplicates import answered, asked
 from finetune.turns import Turn
 from retrieval.language import language_of, sentences, simplified
 from retrieval.lexical import terms

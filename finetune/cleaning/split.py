@@ -4,7 +4,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune.duplicates import TWIN, answered, asked, connected, joined, plain, similarity
+from assistant.prompt import Message
+from finetune.cleaning.duplicates import TWIN, answered, asked, connected, joined, plain, similarity
 from finetune.turns import Turn
 from retrieval.errors import InputError
 
@@ -27,6 +28,12 @@ class HeldOut:
     @classmethod
     def case(cls, place: str, question: str) -> "HeldOut":
         return cls(place, plain(question))
+
+    @classmethod
+    def conversation(cls, place: str, messages: Sequence[Message]) -> "HeldOut":
+        """A conversation, of which the customer's last message is asked."""
+        last = max(i for i, message in enumerate(messages) if message.role == "user")
+        return cls(place, asked(Turn(tuple(messages[: last + 1]), Message("assistant", ""), place)))
 
     @classmethod
     def turn(cls, turn: Turn) -> "HeldOut":

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from finetune.duplicates import plain, preference
-from finetune.quality import core
+from finetune.cleaning.duplicates import plain, preference
+from finetune.cleaning.quality import core
 from finetune.turns import Turn
 from retrieval.language import language_of
 

@@ -1,6 +1,6 @@
 """Support logs in: files in any of the formats that are read, one record at a time, whatever their size.
 
-    .jsonl, .json   a conversation a line, or a list of them: see log_formats.py
+    .jsonl, .json   a conversation a line, or a list of them: see formats.py
     .csv, .tsv      exports of ticket systems, with a column mapping beside them: see tickets.py
     a folder        its log files, sorted; with a dataset_info.json, the data sets of LLaMA-Factory: dataset_info.py
 
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from finetune import dataset_info, records
-from finetune.columns import Columns, mapping_beside, read_columns
-from finetune.conversations import BadLine, Conversation
-from finetune.log_formats import conversation
-from finetune.records import Record
-from finetune.tables import table
-from finetune.tickets import tickets
+from finetune.logs import dataset_info, records
+from finetune.logs.columns import Columns, mapping_beside, read_columns
+from finetune.logs.conversations import BadLine, Conversation
+from finetune.logs.formats import conversation
+from finetune.logs.records import Record
+from finetune.logs.tables import table
+from finetune.logs.tickets import tickets
 from retrieval.errors import InputError
 
 __all__ = ["BadLine", "Columns", "Conversation", "log_files", "read_columns", "read_logs"]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from finetune.conversations import quoted
+from finetune.logs.conversations import quoted
 from retrieval.errors import InputError
 
 EXAMPLE = """question: subject            # a ticket a row: the customer's question

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from finetune.conversations import BadLine, quoted
-from finetune.records import Record, shown
+from finetune.logs.conversations import BadLine, quoted
+from finetune.logs.records import Record, shown
 from retrieval.errors import InputError
 
 NAME = "dataset_info.json"

@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from assistant.prompt import Message
-from finetune.conversations import BadLine, Conversation, quoted
-from finetune.logged_messages import LoggedMessage, declared_tools, linked
-from finetune.records import Record
+from finetune.logs.conversations import BadLine, Conversation, quoted
+from finetune.logs.messages import LoggedMessage, declared_tools, linked
+from finetune.logs.records import Record
 
 _TIMES = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d")
 """Beside ISO 8601: what Chinese Excel writes."""

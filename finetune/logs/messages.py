@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, StringConstraints, model_validator
 
 from assistant.prompt import Message, Role
-from finetune.conversations import quoted
-from finetune.records import loads
+from finetune.logs.conversations import quoted
+from finetune.logs.records import loads
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -38,9 +38,17 @@ def _text(value: object) -> object:
 
 
 def _json(value: object) -> object:
-    """Arguments of a call as JSON text; some files have them as an object."""
+    """Arguments of a call as the JSON text of an object; some files have them as an object.
+
+    Raises:
+        ValueError: They are none.
+    """
+    if isinstance(value, str):
+        value = _loaded(value, '{"order": "A-1"}') if value.strip() else {}
+    if not isinstance(value, dict):
+        raise ValueError(f"arguments of a call that are no JSON object: {quoted(value)}")
     try:
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from finetune.conversations import TEXT_SHOWN, BadLine
+from finetune.logs.conversations import TEXT_SHOWN, BadLine
 
 LONGEST = 4 << 20
 """Bytes of a line, or characters of a list's item, that are read at most."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from finetune.conversations import BadLine
-from finetune.records import LONGEST, Record, shown
+from finetune.logs.conversations import BadLine
+from finetune.logs.records import LONGEST, Record, shown
 from retrieval.errors import InputError
 
 _DELIMITERS = ",;\t"

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from finetune.columns import Columns, usable
-from finetune.conversations import TEXT_SHOWN, BadLine, Conversation, quoted
-from finetune.log_formats import conversation, moment
-from finetune.records import LONGEST, Record
-from finetune.tables import Table
+from finetune.logs.columns import Columns, usable
+from finetune.logs.conversations import TEXT_SHOWN, BadLine, Conversation, quoted
+from finetune.logs.formats import conversation, moment
+from finetune.logs.records import LONGEST, Record
+from finetune.logs.tables import Table
 
 _ROLES = {
     **dict.fromkeys(("user", "customer", "client", "end-user", "requester", "visitor"), "user"),

@@ -110,7 +110,7 @@ def test_an_engine_that_dies_at_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "no such architecture"}')
     settings = Settings(home=tmp_path)
-    process = EngineProcess(settings, str(tmp_path / "model"), ("a", tmp_path / "adapter"), tmp_path / "engine.log")
+    process = EngineProcess(settings, str(tmp_path / "model"), "a", tmp_path / "adapter", tmp_path / "engine.log")
     with pytest.raises(EngineError, match="ended with code 1 while starting") as caught:
         process.start()
     assert "no such architecture" in str(caught.value)

@@ -1,8 +1,15 @@
+import json
 import socket
 import threading
 import time
+from pathlib import Path
 
-from assistant.serve import _wait_for
+import pytest
+
+from assistant import releases
+from assistant.serve import _wait_for, merged_folder, serve
+from assistant.settings import Settings
+from retrieval.errors import NotReady
 
 
 def test_what_is_done_when_ready_waits_until_the_port_accepts() -> None:
@@ -18,3 +25,23 @@ def test_what_is_done_when_ready_waits_until_the_port_accepts() -> None:
     waiting.join(5)
     assert not waiting.is_alive()
     server.close()
+
+
+def test_a_merged_model_is_served_from_its_folder_and_a_whole_one_from_its_own(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    with pytest.raises(NotReady, match="a1 is not merged yet; run: assistant merge a1"):
+        merged_folder(settings, "a1")
+    (tmp_path / "models" / "a1-merged").mkdir(parents=True)
+    assert merged_folder(settings, "a1") == tmp_path / "models" / "a1-merged"
+    (tmp_path / "adapters" / "a1").mkdir(parents=True)
+    (tmp_path / "adapters" / "a1" / "config.json").write_text("{}")
+    assert merged_folder(settings, "a1") == tmp_path / "adapters" / "a1"
+
+
+def test_an_adapter_that_vllm_cannot_serve_is_refused_before_the_engine_starts(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, port=0)
+    releases.publish(settings.releases, index="i1", adapter="a1", base=settings.base, prompt="p1")
+    (tmp_path / "adapters" / "a1").mkdir(parents=True)
+    (tmp_path / "adapters" / "a1" / "training.json").write_text(json.dumps({"served": "merged"}))
+    with pytest.raises(NotReady, match="vLLM serves a1 only merged into its base; run: assistant serve --merged"):
+        serve(settings, lambda url: None, lambda text: None)

@@ -259,6 +259,16 @@ def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
     assert "http://" not in page.text and "https://" not in page.text
 
 
+def test_a_merged_adapter_is_offered_without_the_arms_that_lack_it(engine: FakeEngine, index: Index) -> None:
+    assistant = Assistant(index, engine, "adapter-1", ("en",), passages=1, merged=True)  # type: ignore[arg-type]
+    with TestClient(create_app(assistant, most_tokens=50)) as client:
+        names = [model["id"] for model in client.get("/v1/models").json()["data"]]
+        assert names == ["assistant", "assistant:rag+lora", "assistant:lora"]
+        refused = client.post("/v1/chat/completions", json=body("Refunds?", model="assistant:rag"))
+        assert refused.status_code == 404
+        assert "one of: assistant, assistant:rag+lora, assistant:lora" in refused.text
+
+
 def test_the_models_are_the_ways_to_answer(client: TestClient) -> None:
     names = [model["id"] for model in client.get("/v1/models").json()["data"]]
     assert names == ["assistant", "assistant:rag+lora", "assistant:rag", "assistant:lora", "assistant:base"]

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from assistant.prompt import Message
-from finetune.bursts import bursts, contradiction, report
+from finetune.cleaning.bursts import bursts, contradiction, report
 from finetune.turns import Turn
 
 START = datetime(2026, 10, 20, tzinfo=UTC)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 from assistant.prompt import Message
-from finetune.duplicates import asked, connected, distinct, groups, plain, shingles, similarity
+from finetune.cleaning.duplicates import asked, connected, distinct, groups, plain, shingles, similarity
 from finetune.turns import Source, Turn
 
 ANSWER = "A refund to a card takes 5 to 8 business days."

@@ -413,7 +413,7 @@ def test_a_mapping_that_is_wrong_says_what_and_shows_one(tmp_path: Path, text: s
 
 
 def test_the_example_mappings_are_mappings(tmp_path: Path) -> None:
-    from finetune.columns import EXAMPLE
+    from finetune.logs.columns import EXAMPLE
 
     for number, text in enumerate(EXAMPLE.split("\n\n")):
         path = tmp_path / f"{number}.yaml"

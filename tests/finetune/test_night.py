@@ -11,7 +11,7 @@ from finetune.recipe import Recipe
 from finetune.train import Result
 from retrieval.errors import InputError
 
-RECIPE = Recipe(rank=2, max_steps=1, batch_size=2)
+RECIPE = Recipe(peft={"r": 2}, max_steps=1, batch_size=2, canaries=0, general_share=0)
 
 
 @pytest.fixture
@@ -99,16 +99,59 @@ def test_other_logs_of_the_same_name_are_another_night(
     assert len(trainings) == 2
 
 
-def test_malformed_lines_are_kept_in_quarantine_without_personal_data(
-    settings: Settings, tmp_path: Path, trainings: list[str]
-) -> None:
+def test_what_was_set_aside_is_kept_and_told(settings: Settings, tmp_path: Path, trainings: list[str]) -> None:
     logs = write_logs(tmp_path / "logs.jsonl", bad=True)
     said: list[str] = []
     train_on_logs(settings, [logs], RECIPE, said.append)
-    (path,) = settings.runs.glob("*/quarantine.jsonl")
+    (path,) = settings.runs.glob("*/data/set_aside.jsonl")
     (line,) = [json.loads(line) for line in path.read_text().splitlines()]
     assert (line["place"], line["text"]) == (f"{logs}:5", "card <CARD_1>")
-    assert any(f"1 malformed lines are in {path}; the first: {logs}:5: not JSON" in text for text in said)
+    assert "       1 conversations: malformed" in said
+    assert f"what was set aside, and the topics: {path.parent}" in said
+
+
+def test_a_run_that_died_after_its_data_were_made_goes_on_with_them(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = write_logs(tmp_path / "logs.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(night, "train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_on_logs(settings, [logs], RECIPE, lambda _: None)
+    monkeypatch.setattr(night.dataset, "prepare", lambda *_, **__: pytest.fail("made again"))
+    assert train_on_logs(settings, [logs], RECIPE, lambda _: None)
+
+
+def test_a_case_that_the_logs_hold_ends_the_run(settings: Settings, tmp_path: Path) -> None:
+    logs = write_logs(tmp_path / "logs.jsonl")
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text(json.dumps({"id": "c1", "query": "How long for refund 3?"}) + "\n")
+    with pytest.raises(InputError, match=r"cases\.jsonl: c1"):
+        train_on_logs(settings, [logs], RECIPE, lambda _: None, cases=cases)
+    assert not settings.adapters.exists()
+
+
+def test_what_vllm_cannot_serve_does_not_go_live_unless_it_is_served_merged(
+    settings: Settings, tmp_path: Path, trainings: list[str]
+) -> None:
+    logs = write_logs(tmp_path / "logs.jsonl")
+    recipe = RECIPE.model_copy(update={"peft": {"r": 2, "use_dora": True}})
+    said: list[str] = []
+    train_on_logs(settings, [logs], recipe, said.append)
+    assert "vLLM does not serve DoRA; it can be served only where it is merged into the base: assistant merge" in said
+    assert said[-1].endswith(
+        "is kept and not live: vLLM does not serve DoRA; it can be served merged: --merged, or ASSISTANT_MERGED=1"
+    )
+    assert releases.live(settings.releases).adapter is None
+    result = train_on_logs(settings.model_copy(update={"merged": True}), [logs], recipe, said.append)
+    assert releases.live(settings.releases).adapter == result.adapter
+
+
+def test_the_live_adapter_can_be_trained_on(settings: Settings, tmp_path: Path, trainings: list[str]) -> None:
+    first = train_on_logs(settings, [write_logs(tmp_path / "monday.jsonl")], RECIPE, lambda _: None)
+    recipe = RECIPE.model_copy(update={"continue_from": "live"})
+    second = train_on_logs(settings, [write_logs(tmp_path / "tuesday.jsonl", "transfer")], recipe, lambda _: None)
+    assert trainings == [first.adapter, second.adapter]
 
 
 def test_a_missing_log_publishes_nothing(settings: Settings, tmp_path: Path) -> None:

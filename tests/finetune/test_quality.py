@@ -1,8 +1,8 @@
 import pytest
 
 from assistant.prompt import Message
-from finetune.duplicates import answered
-from finetune.quality import canned, core, fault
+from finetune.cleaning.duplicates import answered
+from finetune.cleaning.quality import canned, core, fault
 from finetune.turns import Turn
 
 BOTH = ("en", "zh")

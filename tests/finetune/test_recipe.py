@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.recipe import Recipe, read_recipe
+from finetune.recipe import LORA, Recipe, read_recipe
 from retrieval.errors import InputError
 
 
@@ -12,9 +12,15 @@ def test_without_a_file_the_defaults_hold() -> None:
 
 def test_a_file_changes_fields_and_overrides_stand_above_it(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text("rank: 8\nmax_steps: 5\n")
+    path.write_text("peft: {r: 8}\nmax_steps: 5\n")
     recipe = read_recipe(path, max_steps=3, minutes=None)
-    assert (recipe.rank, recipe.max_steps, recipe.minutes) == (8, 3, None)
+    assert (recipe.peft, recipe.max_steps, recipe.minutes) == ({"r": 8}, 3, None)
+
+
+def test_fields_of_lora_that_are_not_given_keep_their_defaults_and_other_kinds_have_none() -> None:
+    assert Recipe(peft={"r": 8}).peft_fields == LORA | {"r": 8, "peft_type": "LORA"}
+    assert Recipe(peft={"peft_type": "ia3"}).peft_fields == {"peft_type": "IA3"}
+    assert Recipe(peft=None, quantize="none").peft_fields is None
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
@@ -25,11 +31,12 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rnak: 8", "field 'rnak'.*known fields: quantize, rank"),
-        ("rank: 0", "field 'rank'"),
+        ("rank: 8", "field 'rank'.*known fields: quantize, peft"),
+        ("batch_size: 0", "field 'batch_size'"),
+        ("peft: null", "trains every weight, which quantize: nf4 forbids; set quantize: none"),
         ("quantize: int3", "field 'quantize'"),
         ("- rank", "must be a mapping"),
-        ("rank: [", "cannot be read"),
+        ("peft: [", "cannot be read"),
     ],
 )
 def test_a_wrong_recipe_is_an_input_error_that_names_file_and_field(tmp_path: Path, text: str, message: str) -> None:

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 import pytest
 
 from assistant.prompt import Message
-from finetune.duplicates import groups
-from finetune.split import HeldOut, LeakError, check_leaks, leaks, split, without_twins
+from finetune.cleaning.duplicates import groups
+from finetune.cleaning.split import HeldOut, LeakError, check_leaks, leaks, split, without_twins
 from finetune.turns import Turn
 from retrieval.errors import SupportError
 

@@ -2,7 +2,7 @@ import random
 from datetime import UTC, datetime
 
 from assistant.prompt import Message
-from finetune.topics import LEAST_KEPT, capped, report, topics
+from finetune.cleaning.topics import LEAST_KEPT, capped, report, topics
 from finetune.turns import Source, Turn
 
 TOPICS = {

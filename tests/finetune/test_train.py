@@ -1,28 +1,45 @@
 """Real training of a two-layer model on the real tokenizer."""
 
 import json
-import math
 from pathlib import Path
 
 import pytest
 
 from assistant import prompt
-from assistant.base_models import fingerprint, load_model, load_tokenizer
+from assistant.base_models import fingerprint, load_tokenizer
 from assistant.prompt import Message
 from finetune.examples import Example
 from finetune.recipe import Recipe
-from finetune.train import Result, _loss, _split, _tokenise, train
+from finetune.rows import tokenise
+from finetune.train import Result, train
 from retrieval.errors import InputError, SupportError
 
-RECIPE = Recipe(rank=4, learning_rate=0.02, max_steps=12, batch_size=4, micro_batch=2)
-EXAMPLES = [
-    Example((Message("user", f"How long for refund number {n}?"),), (), f"It takes {n % 6} days.", "bare")
-    for n in range(40)
-]
+RECIPE = Recipe(peft={"r": 4}, learning_rate=0.02, max_steps=12, batch_size=4, micro_batch=2)
 
 
-def run_training(base: Path, folder: Path, recipe: Recipe = RECIPE, examples: list[Example] = EXAMPLES) -> Result:
-    return train("tiny", str(base), examples, recipe, folder / "adapters", folder / "run", {"index": "i1"})
+def example(n: int) -> Example:
+    question = Message("user", f"How long for refund number {n}?")
+    return Example((question,), (), Message("assistant", f"It takes {n % 6} days."), "bare")
+
+
+EXAMPLES = [example(n) for n in range(36)]
+HELD_OUT = [example(n) for n in range(100, 104)]
+
+
+def run_training(
+    base: Path,
+    folder: Path,
+    recipe: Recipe = RECIPE,
+    examples: list[Example] = EXAMPLES,
+    held_out: list[Example] = HELD_OUT,
+    **options: object,
+) -> Result:
+    tokenizer = load_tokenizer(str(base))
+    training, validation = (tokenise(tokenizer, part, recipe.max_tokens)[0] for part in (examples, held_out))
+    places = (folder / "adapters", folder / "run", {"index": "i1"})
+    result = train("tiny", str(base), training, validation, recipe, *places, **options)
+    assert result is not None
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +60,17 @@ def test_a_few_steps_lower_the_loss_in_training_and_on_held_out_examples(trained
     assert result.loss_after < result.loss_before
 
 
-def test_the_adapter_folder_holds_exactly_three_files(trained: tuple[Path, Result]) -> None:
+def test_the_adapter_folder_holds_exactly_four_files_and_the_run_no_checkpoint(trained: tuple[Path, Result]) -> None:
     folder, result = trained
     (adapter,) = (folder / "adapters").iterdir()
     assert adapter.name == result.adapter and adapter.name.startswith("tiny-")
     assert sorted(path.name for path in adapter.iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "training.json",
     ]
-    assert sorted(path.name for path in (folder / "run").iterdir()) == ["examples", "result.json", "tensorboard"]
+    assert sorted(path.name for path in (folder / "run").iterdir()) == ["result.json", "tensorboard"]
 
 
 def test_the_adapter_records_what_it_was_trained_on(trained: tuple[Path, Result], tiny_base: Path) -> None:
@@ -107,93 +125,202 @@ def test_fewer_examples_than_a_batch_are_an_input_error(tiny_base: Path, tmp_pat
 
 
 def test_without_held_out_examples_the_records_are_still_json(tiny_base: Path, tmp_path: Path) -> None:
-    """Four examples leave none for validation; `NaN` is no JSON, and other programs refuse the file."""
-    run_training(tiny_base, tmp_path, RECIPE.model_copy(update={"max_steps": 1}), EXAMPLES[:4])
+    """`NaN` is no JSON, and other programs refuse the file."""
+    run_training(tiny_base, tmp_path, RECIPE.model_copy(update={"max_steps": 1}), EXAMPLES[:4], [])
     for path in (tmp_path / "run" / "result.json", *(tmp_path / "adapters").glob("*/training.json")):
         json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
-# The rows
+# The course of a run
 
 
-def test_a_row_is_the_serving_prompt_and_the_answer_with_its_stop_token(smollm: Path) -> None:
-    tokenizer = load_tokenizer(str(smollm))
-    (row,), left_out = _tokenise(tokenizer, EXAMPLES[:1], 1024)
-    asked, answer = row["ids"][: -row["answer"]], row["ids"][-row["answer"] :]
-    assert asked == prompt.tokens(tokenizer, EXAMPLES[0].messages())
-    assert tokenizer.decode(answer) == "It takes 0 days.<|im_end|>"
-    assert (row["example"], left_out) == (0, 0)
+def changed(**fields: object) -> Recipe:
+    return Recipe.model_validate(RECIPE.model_dump() | fields)
 
 
-def test_examples_that_are_too_long_are_left_out_and_counted(smollm: Path) -> None:
-    tokenizer = load_tokenizer(str(smollm))
-    length = len(_tokenise(tokenizer, EXAMPLES[:1], 1024)[0][0]["ids"])
-    assert _tokenise(tokenizer, EXAMPLES[:1], length)[1] == 0
-    assert _tokenise(tokenizer, EXAMPLES[:1], length - 1) == ([], 1)
+def test_the_weights_of_the_best_validation_are_kept_and_worse_ones_end_the_run(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 2.0, 2.5, 2.6])  # before, and at a quarter, a half, three quarters of the run
+    monkeypatch.setattr("finetune.train._Run.validate", lambda run, micro_batch: next(losses))
+    said: list[str] = []
+    recipe = changed(validations=4, patience=2, schedule="constant", warmup_share=0)
+    stopped = run_training(tiny_base, tmp_path / "stopped", recipe, say=said.append)
+    assert (stopped.steps, stopped.best_step, stopped.loss_before, stopped.loss_after) == (9, 3, 3.0, 2.0)
+    assert said == ["stopped at step 9: 2 validations brought no better loss"]
+    losses = iter([3.0, 2.0])
+    short = run_training(tiny_base, tmp_path / "short", changed(max_steps=3, validations=1, **CONSTANT))
+    assert short.adapter == stopped.adapter  # the weights of step 3
 
 
-def test_an_answer_is_never_on_both_sides_of_the_split() -> None:
-    rows = [{"ids": [n], "answer": 1, "example": n} for n in range(40)]
-    training, validation = _split(rows, EXAMPLES, seed=7)
-    answers = [{EXAMPLES[row["example"]].answer for row in part} for part in (training, validation)]
-    assert not answers[0] & answers[1]
-    assert len(validation) >= 2
+CONSTANT = {"schedule": "constant", "warmup_share": 0}
 
 
-# The loss
-
-SHORT = {"ids": [11, 12, 13, 14, 15], "answer": 2, "example": 0}
-LONG = {"ids": [21, 22, 23, 24, 25, 26, 27, 28, 29], "answer": 4, "example": 1}
-
-
-@pytest.fixture(scope="module")
-def model(tiny_base: Path):
-    return load_model(str(tiny_base), "none", "cpu").float().eval()
-
-
-def test_the_loss_is_the_sum_of_minus_log_probabilities_of_the_answers_tokens(model) -> None:
+def test_memory_that_runs_out_halves_what_is_computed_at_once_and_changes_no_batch(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(input_ids=torch.tensor([SHORT["ids"]])).logits[0].float()
-    chances = torch.log_softmax(logits, dim=-1)
-    # The answer is 14, 15: the token at position 2 predicts the first, the one at 3 the second.
-    by_hand = -(chances[2, 14] + chances[3, 15]).item()
-    assert _loss(model, [SHORT], "cpu").item() == pytest.approx(by_hand, rel=1e-3)
+    from finetune import train as module
+
+    most = []
+    really = module.summed_loss
+
+    def narrow(model: object, batch: module.Any, device: str) -> object:
+        rows = len(batch.inputs["input_ids"])
+        most.append(rows)
+        if torch.is_grad_enabled() and rows > 1 and len(most) % 2 == 0:  # after a part that has left gradients
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return really(model, batch, device)
+
+    monkeypatch.setattr(module, "summed_loss", narrow)
+    said: list[str] = []
+    halved = run_training(tiny_base, tmp_path / "halved", changed(micro_batch=4), say=said.append)
+    assert said == [f"memory ran out: now {n} examples at once, in batches of the same size" for n in (2, 1)]
+    monkeypatch.setattr(module, "summed_loss", really)
+    one = run_training(tiny_base, tmp_path / "one", changed(micro_batch=1))
+    assert halved.steps == one.steps
+    assert halved.loss_after == pytest.approx(one.loss_after, abs=0.02)  # rows were validated together or apart
 
 
-def test_padding_does_not_change_the_loss(model) -> None:
-    alone = _loss(model, [SHORT], "cpu").item() + _loss(model, [LONG], "cpu").item()
-    assert _loss(model, [SHORT, LONG], "cpu").item() == pytest.approx(alone, rel=1e-2)
-    assert _loss(model, [LONG, SHORT], "cpu").item() == pytest.approx(alone, rel=1e-2)
-
-
-def test_only_the_answers_tokens_have_labels(model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the loss function is given: -100, which it ignores, before each answer."""
+def test_memory_that_one_example_exhausts_is_an_error_with_advice(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
-    given = []
-    entropy = torch.nn.functional.cross_entropy
+    def none(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
-    def look(logits, labels, **options):
-        given.append(labels.tolist())
-        return entropy(logits, labels, **options)
-
-    monkeypatch.setattr(torch.nn.functional, "cross_entropy", look)
-    _loss(model, [SHORT, LONG], "cpu")
-    assert given == [[-100, -100, 14, 15, 26, 27, 28, 29]]
+    monkeypatch.setattr("finetune.train.summed_loss", none)
+    with pytest.raises(SupportError, match=r"memory ran out at 1 examples .* lower micro_batch or max_tokens"):
+        run_training(tiny_base, tmp_path, held_out=[])
 
 
-def test_gradients_flow_from_answers_and_micro_batches_add_up_to_the_batch(model) -> None:
+def test_an_error_that_is_not_about_memory_is_not_hidden(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("finetune.train.summed_loss", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run_training(tiny_base, tmp_path, held_out=[])
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+from finetune import train as module
+from tests.finetune.test_train import changed, run_training
+
+really, steps = module._Run._step, int(sys.argv[3])
+
+def step(run, rows, progress):
+    if progress.step == steps:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return really(run, rows, progress)
+
+module._Run._step = step
+recipe = changed(checkpoint_minutes=0, peft={"r": 4, "lora_dropout": 0.1})
+run_training(Path(sys.argv[1]), Path(sys.argv[2]), recipe)
+"""
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_adapter(tiny_base: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    recipe = changed(checkpoint_minutes=0, peft={"r": 4, "lora_dropout": 0.1})
+    whole = run_training(tiny_base, tmp_path / "whole", recipe)
+    root = str(Path(__file__).parents[2])
+    for steps in (1, 7):
+        place = tmp_path / f"killed-{steps}"
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(tiny_base), str(place), str(steps), root])
+        assert killed.returncode == -9
+        assert not (place / "adapters").exists()
+        said: list[str] = []
+        resumed = run_training(tiny_base, place, recipe, say=said.append)
+        assert said == [f"going on at step {steps} of 12"]
+        assert resumed.adapter == whole.adapter
+        assert resumed.loss_after == whole.loss_after
+
+
+def test_a_run_that_was_killed_after_its_last_step_only_saves(tiny_base: Path, tmp_path: Path) -> None:
+    from finetune import train as module
+
+    whole = run_training(tiny_base, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_training(tiny_base, tmp_path / "killed")
+    said: list[str] = []
+    assert run_training(tiny_base, tmp_path / "killed", say=said.append).adapter == whole.adapter
+    assert said == ["going on at step 12 of 12"]
+
+
+GRADIENTS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+import torch
+from accelerate import Accelerator
+from finetune.adapter import attach
+from finetune.train import _Run
+from assistant.base_models import load_model, load_tokenizer
+from finetune.rows import tokenise
+from tests.finetune.test_train import EXAMPLES, changed
+
+base, out = sys.argv[1:3]
+accelerator = Accelerator(cpu=True)
+recipe = changed(micro_batch=1)
+torch.manual_seed(7)
+model = attach(load_model(base, "none", "cpu").float(), recipe, None, "cpu")
+for name, parameter in model.named_parameters():
+    if "lora_B" in name:
+        torch.nn.init.normal_(parameter)
+rows = tokenise(load_tokenizer(base), EXAMPLES[:8], 1024)[0]
+run = _Run(model, rows, [], recipe, Path(out).parent, accelerator, print)
+losses = [run._gradients(rows[:count], 1)[0] for count in (5, 1)]  # uneven shares, and a process without any
+if accelerator.is_main_process:
+    gradients = torch.cat([parameter.grad.flatten() for parameter in run.parameters])
+    torch.save({"gradients": gradients, "losses": losses, "world": accelerator.num_processes}, out)
+"""
+
+
+def test_two_processes_make_the_gradients_of_one(tiny_base: Path, tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
     import torch
 
-    def gradient(*batches) -> "torch.Tensor":
-        model.zero_grad()
-        for rows in batches:
-            _loss(model, rows, "cpu").backward()
-        return model.model.layers[0].mlp.up_proj.weight.grad.flatten().clone()
+    script = tmp_path / "gradients.py"
+    script.write_text(GRADIENTS)
+    root = str(Path(__file__).parents[2])
+    made = []
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.pt"
+        # What `accelerate launch` calls for several processes; with --cpu it starts only one.
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command = [sys.executable, *launch, str(script), str(tiny_base), str(out), root]
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        made.append(torch.load(out, weights_only=True))
+    one, two = made
+    assert (one["world"], two["world"]) == (1, 2)
+    assert one["gradients"].norm() > 0
+    assert torch.allclose(one["gradients"], two["gradients"], rtol=1e-3, atol=1e-5)
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
 
-    together, apart = gradient([SHORT, LONG]), gradient([SHORT], [LONG])
-    assert together.norm() > 0
-    assert torch.nn.functional.cosine_similarity(together, apart, dim=0) > 0.999
-    assert math.isclose(together.norm(), apart.norm(), rel_tol=0.02)
+
+def test_processes_that_cannot_share_a_batch_evenly_are_refused() -> None:
+    from finetune.train import _check_processes
+
+    with pytest.raises(InputError, match=r"'batch_size' is 4, which 3 processes cannot share .* a multiple of 3"):
+        _check_processes(RECIPE, 3)
+
+
+def test_an_unknown_tracker_is_named(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"recipe field 'trackers'.*nosuch"):
+        run_training(tiny_base, tmp_path, changed(trackers=("nosuch",)))

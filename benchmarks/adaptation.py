@@ -1,0 +1,209 @@
+"""What training adds where passages are given: our way, bare pairs, and the base with its best prompt.
+
+    python -m benchmarks.adaptation --work DIR [--minutes M] [--cases N]
+
+All on the sample company (synthetic), in English, which the embedded base writes: half of the policies never appear in
+the logs, and the questions asked are about those. Each answer is made from the same passages, greedily. The
+prompt of the base is the best of several on other questions: zero to three worked examples before the question, and
+with a shorter instruction. Models are served by vLLM, adapters merged into the base that they were trained on.
+
+Printed: the share of answers with every fact and none forbidden, for each arm and kind of question; the paired
+differences with 95% bootstrap intervals over policies.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import runpy
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from assistant import prompt, releases
+from assistant.base_models import served_folder
+from assistant.engine import Engine, EngineProcess, Sampling, Usage
+from assistant.prompt import Message
+from assistant.settings import Settings, read_settings
+from eval.cases import Case, read_cases
+from eval.intervals import Interval, clustered_mean
+from eval.scorers import facts_present, no_invented_figures
+
+ROOT = Path(__file__).parent.parent
+BASE = "smollm2-135m"
+AT_ONCE = 8
+DEVELOPMENT = 40
+"""Questions that the base's prompt is chosen on."""
+SHORT = "Answer the question in one or two sentences, using only the passages. Copy figures exactly."
+PROMPTS = {"as served": (0, False), "1 example": (1, False), "3 examples": (3, False), "short": (0, True)}
+"""Worked examples, and whether the short instruction stands before the question."""
+SAMPLING = Sampling(max_tokens=96)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=15, help="training time of our way (default: 15)")
+    parser.add_argument("--cases", type=int, default=240, help="questions asked (default: 240)")
+    options = parser.parse_args()
+    cases, shown = _sample(options.work)
+    chance = random.Random(7)
+    unseen = _spread([case for case in cases if case.held_out == "policy" and case.scope == "in"], options.cases)
+    outside = [case for case in cases if case.scope != "in"]
+    seen = chance.sample([case for case in cases if case.held_out == "wording"], DEVELOPMENT + shown)
+    examples, development = seen[:shown], seen[shown:]
+
+    trained = {name: _trained(options.work, name, options.minutes) for name in ("ours", "bare pairs")}
+    from assistant.live_index import open_live
+
+    index = open_live(_settings(options.work, "ours"))
+    questions = [*unseen, *outside, *seen]
+    queries = [prompt.search_query([Message("user", case.query or "")]) for case in questions]
+    found = index.search_many(queries, 3, ["en"] * len(queries))
+    passages = {case.id: tuple(f.passage for f in s.found) for case, s in zip(questions, found, strict=True)}
+    relevant = sum(any(p.path in case.relevant for p in passages[case.id]) for case in unseen)
+    print(f"{len(unseen)} questions on policies that no log mentions; {relevant} find a passage of the article")
+
+    def asked(case: Case, way: tuple[int, bool]) -> list[Message]:
+        count, short = way
+        turns = []
+        for example in examples[:count]:
+            turns += [_question(example, passages), Message("assistant", example.reference or "")]
+        messages = prompt.build([Message("user", case.query or "")], passages[case.id])
+        system = replace(messages[0], content=SHORT) if short else messages[0]
+        return [system, *turns, *messages[1:]]
+
+    settings = _settings(options.work, "ours")
+    base = served_folder(BASE, settings.models, "nf4")
+    answers: dict[str, list[str]] = {}
+    with _engine(settings, base) as ask:
+        tried = {}
+        for name, way in PROMPTS.items():
+            said = ask([asked(case, way) for case in development])
+            tried[name] = sum(map(_right, development, said)) / len(development)
+        best = max(tried, key=lambda name: tried[name])
+        print(f"the base's prompts on {len(development)} other questions: {tried}; best: {best}")
+        answers["base, best prompt"] = ask([asked(case, PROMPTS[best]) for case in [*unseen, *outside]])
+    for name, model in trained.items():
+        with _engine(_settings(options.work, name), str(model)) as ask:
+            answers[name] = ask([asked(case, PROMPTS["as served"]) for case in [*unseen, *outside]])
+    _report(unseen, outside, answers)
+    kept = [
+        {"id": case.id, "asked": case.query, "facts": case.facts}
+        | {"found": [passage.path for passage in passages[case.id]]}
+        | {name: said[i] for name, said in answers.items()}
+        for i, case in enumerate([*unseen, *outside])
+    ]
+    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+    (options.work / "answers.jsonl").write_text(lines, encoding="utf-8")
+
+
+def _sample(work: Path) -> tuple[list[Case], int]:
+    """The English cases, and how many worked examples the prompts need; logs are written beside."""
+    script = runpy.run_path(str(ROOT / "samples" / "make_logs.py"))
+    if not (work / "samples" / "cases.jsonl").exists():
+        script["write"](work / "samples", conversations=3000, held_out_policies=2, cases_per_unseen_intent=9)
+    most = max(count for count, _ in PROMPTS.values())
+    return read_cases(work / "samples" / "cases.jsonl", "en"), most
+
+
+def _spread(cases: Sequence[Case], count: int) -> list[Case]:
+    """`count` cases, of every intent as many as of any other."""
+    shuffled = random.Random(7).sample(list(cases), len(cases))
+    taken: dict[str, int] = {}
+    turn = []
+    for case in shuffled:
+        intent = case.id.rsplit("/", 1)[0]
+        taken[intent] = taken.get(intent, 0) + 1
+        turn.append((taken[intent], case))
+    return [case for _, case in sorted(turn, key=lambda pair: pair[0])][:count]
+
+
+def _settings(work: Path, name: str) -> Settings:
+    home = work.resolve() / name.replace(" ", "-")
+    return read_settings(home=home, base=BASE, merged=True, engine_concurrency=AT_ONCE)
+
+
+def _trained(work: Path, name: str, minutes: float) -> Path:
+    """The folder of the merged model, trained with the live index or without one; once."""
+    settings = _settings(work, name)
+    command = [sys.executable, "-m", "assistant.cli"]
+    home = [f"--home={settings.home}"]
+    if releases.live(settings.releases).adapter is None:
+        if name == "ours":
+            subprocess.run([*command, "index", *home, "--knowledge", str(ROOT / "knowledge")], check=True)
+        logs = [f"--logs={work / 'samples' / 'logs'}", f"--minutes={minutes}"]
+        subprocess.run([*command, "train", *home, *logs], check=True)
+        subprocess.run([*command, "merge", *home], check=True)
+    adapter = releases.live(settings.releases).adapter
+    return settings.models / f"{adapter}-merged"
+
+
+class _engine:
+    """vLLM serving one model; called with conversations, it gives their answers."""
+
+    def __init__(self, settings: Settings, model: str) -> None:
+        self.process = EngineProcess(settings, model, "model", None, settings.home / "logs" / "engine.log")
+
+    def __enter__(self) -> Any:
+        self.process.start()
+        return lambda asked: asyncio.run(self._ask(asked))
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stop()
+
+    async def _ask(self, asked: Sequence[Sequence[Message]]) -> list[str]:
+        engine, room = Engine(self.process.url), asyncio.Semaphore(AT_ONCE)
+        bar: tqdm[Any] = tqdm(total=len(asked), desc="asking", unit="answer")
+
+        async def one(messages: Sequence[Message]) -> str:
+            async with room:
+                text = "".join([piece async for piece in engine.stream("model", list(messages), SAMPLING, Usage())])
+                bar.update()
+                return text
+
+        try:
+            return await asyncio.gather(*map(one, asked))
+        finally:
+            bar.close()
+            await engine.close()
+
+
+def _question(case: Case, passages: dict[str, Any]) -> Message:
+    return prompt.build([Message("user", case.query or "")], passages[case.id][:1])[-1]
+
+
+def _right(case: Case, answer: str) -> bool:
+    return bool(facts_present(case, answer))
+
+
+def _report(unseen: Sequence[Case], outside: Sequence[Case], answers: dict[str, list[str]]) -> None:
+    for name, said in answers.items():
+        right = sum(map(_right, unseen, said))
+        beyond = zip(outside, said[len(unseen) :], strict=True)
+        safe = sum(bool(no_invented_figures(case, text)) for case, text in beyond)
+        print(
+            f"{name:20} facts {right / len(unseen):.3f} (n={len(unseen)}); where no article answers, no made-up "
+            f"figures {safe / len(outside):.3f} (n={len(outside)})"
+        )
+    ours = answers["ours"]
+    for name in answers:
+        if name != "ours":
+            print(f"ours - {name}: facts {_difference(unseen, ours, answers[name])}")
+
+
+def _difference(cases: Sequence[Case], ours: Sequence[str], others: Sequence[str]) -> str:
+    groups: dict[str, list[float]] = {}
+    for case, mine, its in zip(cases, ours, others, strict=False):
+        groups.setdefault(case.group or case.id, []).append(float(_right(case, mine)) - float(_right(case, its)))
+    found: Interval = clustered_mean(list(groups.values()))
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], n={found.n}, {len(groups)} policies"
+
+
+if __name__ == "__main__":
+    main()

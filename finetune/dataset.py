@@ -1,0 +1,242 @@
+"""From logs to the rows of one run, on disk.
+
+    read → redact → answers → quality → bursts → duplicates → topics → split, leaks → examples → token ids
+
+Whatever is not learned from is counted under its reason; what a rule or a suspicion speaks against is kept in
+`set_aside.jsonl` for people to look at.
+"""
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from assistant.redaction import redact
+from finetune import general_set
+from finetune.canaries import canaries
+from finetune.cleaning import bursts, duplicates, learnable, quality, split, topics
+from finetune.cleaning.split import HeldOut
+from finetune.examples import Example, examples, paraphrased
+from finetune.logs.conversations import BadLine, Conversation
+from finetune.recipe import Recipe
+from finetune.rows import Row, tokenise
+from finetune.turns import SetAside, Turn, turn_of
+from retrieval.files import new_folder, storage_errors, write_text
+from retrieval.index import Index
+
+FOLDER = "data"
+"""Of a run: all that this module writes."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The rows of a run, which stay on disk."""
+
+    training: Sequence[Row]
+    """A `datasets.Dataset`, or an empty list."""
+    validation: Sequence[Row]
+    counts: dict[str, int]
+    """Conversations, turns and examples by what became of them, and redactions by kind."""
+
+
+def dataset(run: Path) -> Dataset | None:
+    """The rows of a run; None if it has none yet."""
+    folder = run / FOLDER
+    if not folder.exists():
+        return None
+    return Dataset(
+        rows(run, "training"), rows(run, "validation"), json.loads((folder / "counts.json").read_text(encoding="utf-8"))
+    )
+
+
+def rows(run: Path, name: str) -> Sequence[Row]:
+    """The `training` or `validation` rows of a run, mapped from disk; none if it has none."""
+    from datasets import load_from_disk
+
+    folder = run / FOLDER / name
+    return load_from_disk(str(folder)) if folder.exists() else []
+
+
+def prepare(
+    run: Path,
+    logs: Iterable[Conversation | BadLine],
+    index: Index | None,
+    recipe: Recipe,
+    tokenizer: Any,
+    languages: Sequence[str],
+    passages: int,
+    held_out: Sequence[HeldOut] = (),
+    earlier: Sequence[Path] = (),
+) -> Dataset:
+    """Make the rows of a run, whole or not at all.
+
+    `held_out` are cases that nothing learned may be a twin of; `earlier` the folders of runs whose answers may be
+    replayed, newest first.
+
+    Raises:
+        InputError: A log cannot be read, or a held-out question has a twin.
+        StorageError: The disk refused.
+    """
+    import datasets
+
+    counts: Counter[str] = Counter()
+    aside: list[SetAside] = []
+    turns = _worth_learning(logs, languages, counts, aside)
+    # Before duplicates go: of a hundred poisoned answers to one question the newest would stay.
+    turns, suspects = _without_bursts(turns, index, passages, counts, aside)
+    turns = _distinct(turns, counts)
+    found = topics.topics(turns, _vectors(index)) if index and turns else []
+    if found:
+        below = topics.capped(turns, found, recipe.topic_share)
+        counts["turns: beyond topic_share"] = len(turns) - len(below)
+        turns = below
+    turns = _drawn(turns, recipe, counts)
+    groups = duplicates.groups(turns)
+    parts = split.split(turns, groups, recipe.validation_share, recipe.validation_most, recipe.seed)
+    validated_on = [HeldOut.turn(turn) for turn in parts.validation]
+    split.check_leaks(parts.training, validated_on)
+    split.check_leaks(turns, held_out)
+    replayed = _replayed(turns, earlier, languages, [*validated_on, *held_out], recipe)
+
+    learned = _examples(parts.training, index, recipe, passages, counts)
+    again: Counter[str] = Counter()
+    learned += _examples(replayed, index, recipe, passages, again)
+    counts["replayed from earlier runs"] = sum(again.values())
+    if recipe.paraphrases:
+        learned += list(paraphrased(learned, recipe.seed))
+    learned += _general(len(learned), recipe, languages)
+    learned += canaries(recipe.canaries, recipe.seed, tuple(languages))
+    validated = _examples(parts.validation, index, recipe, passages, counts)
+
+    datasets.disable_progress_bars()
+    with new_folder(run / FOLDER) as folder, storage_errors(run):
+        for name, part in (("training", learned), ("validation", validated)):
+            made, left_out = tokenise(tokenizer, part, recipe.max_tokens)
+            counts.update({f"examples: {name}": len(made), **{f"examples: {why}": n for why, n in left_out.items()}})
+            if made:  # of no rows `datasets` writes what it cannot read
+                datasets.Dataset.from_list(made).save_to_disk(str(folder / name))
+        _write_lines(folder / "turns.jsonl", (turn.as_dict() for turn in turns))
+        _write_lines(folder / "set_aside.jsonl", map(asdict, aside))
+        (folder / "topics.md").write_text(topics.report(found), encoding="utf-8")
+        (folder / "bursts.txt").write_text(bursts.report(suspects), encoding="utf-8")
+        write_text(folder / "counts.json", json.dumps(dict(sorted(counts.items())), ensure_ascii=False, indent=1))
+    kept = dataset(run)
+    assert kept is not None
+    return kept
+
+
+def _worth_learning(
+    logs: Iterable[Conversation | BadLine], languages: Sequence[str], counts: Counter[str], aside: list[SetAside]
+) -> list[Turn]:
+    """The answers that no rule speaks against, redacted."""
+    found = []
+    for entry in logs:
+        if isinstance(entry, BadLine):
+            counts["conversations: malformed"] += entry.rows
+            reason = re.sub(r"\d{3,}", "#", redact(entry.reason))  # it may quote what was cut from a number
+            aside.append(SetAside(entry.place, reason, learnable.redacted_record(entry.text)))
+            continue
+        for turn in learnable.turns(entry, counts):
+            fault = quality.fault(turn, languages)
+            if fault:
+                _set_aside(turn, fault, counts, aside)
+            else:
+                found.append(turn)
+    canned = quality.canned(found)
+    for turn in found:
+        if duplicates.answered(turn) in canned:
+            _set_aside(turn, "canned: the same whatever is asked", counts, aside)
+    return [turn for turn in found if duplicates.answered(turn) not in canned]
+
+
+def _set_aside(turn: Turn, reason: str, counts: Counter[str], aside: list[SetAside]) -> None:
+    counts[f"turns: {reason}"] += 1
+    aside.append(SetAside(turn.place, reason, turn.answer.content[:2000]))
+
+
+def _distinct(turns: list[Turn], counts: Counter[str]) -> list[Turn]:
+    kept = duplicates.distinct(turns)
+    counts["turns: duplicate"] = len(turns) - len(kept)
+    return kept
+
+
+def _without_bursts(
+    turns: list[Turn], index: Index | None, passages: int, counts: Counter[str], aside: list[SetAside]
+) -> tuple[list[Turn], list[bursts.Burst]]:
+    """The turns without those of suspicious bursts, and these bursts."""
+    found = bursts.bursts(turns, lambda turn: bursts.contradiction(turn, _told(turn, index, passages)))
+    suspect = {turn.place for burst in found for turn in burst.turns}
+    for turn in turns:
+        if turn.place in suspect:
+            _set_aside(turn, "part of a suspicious burst", counts, aside)
+    return [turn for turn in turns if turn.place not in suspect], found
+
+
+def _told(turn: Turn, index: Index | None, passages: int) -> list[str]:
+    """The passages that the turn's question finds."""
+    return [found.passage.text for found in index.search(turn.question, passages).found] if index else []
+
+
+def _vectors(index: Index) -> Callable[[list[str]], Any]:
+    return index.encoder.queries
+
+
+def _drawn(turns: list[Turn], recipe: Recipe, counts: Counter[str]) -> list[Turn]:
+    """At most `max_examples` of the turns, those worth most first, the rest drawn."""
+    if recipe.max_examples is None or len(turns) <= recipe.max_examples:
+        return turns
+    counts["turns: beyond max_examples"] = len(turns) - recipe.max_examples
+    chance = random.Random(recipe.seed)
+    order = sorted(turns, key=lambda turn: (turn.source == "agent", chance.random()))
+    return order[: recipe.max_examples]
+
+
+def _replayed(
+    turns: Sequence[Turn],
+    earlier: Sequence[Path],
+    languages: Sequence[str],
+    held_out: Sequence[HeldOut],
+    recipe: Recipe,
+) -> list[Turn]:
+    """Answers of earlier runs, as many as the recipe's share asks for.
+
+    None to a question that `turns` answer, perhaps otherwise by now; none that the rules speak against, or that is
+    held out.
+    """
+    wanted = round(len(turns) * recipe.replay_share / (1 - recipe.replay_share))
+    told: dict[tuple[str, str], Turn] = {}
+    for run in earlier if wanted else ():
+        path = run / FOLDER / "turns.jsonl"
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            turn = turn_of(json.loads(line))
+            if not quality.fault(turn, languages):
+                told.setdefault((turn.question, turn.answer.content), turn)
+    answered_now = [HeldOut.case(turn.place, turn.question) for turn in turns]
+    left = split.without_twins(list(told.values()), [*held_out, *answered_now])
+    return random.Random(recipe.seed).sample(left, min(wanted, len(left)))
+
+
+def _examples(
+    turns: Sequence[Turn], index: Index | None, recipe: Recipe, passages: int, counts: Counter[str]
+) -> list[Example]:
+    made = list(examples(turns, index, recipe, passages))
+    counts.update(f"turns: {example.kind}" if example else "turns: figures that no article holds" for example in made)
+    return [example for example in made if example]
+
+
+def _general(others: int, recipe: Recipe, languages: Sequence[str]) -> list[Example]:
+    """General instructions in the languages that the base writes, at most as many as there are."""
+    known = [question for question in general_set.instructions() if question.lang in languages]
+    wanted = round(others * recipe.general_share / (1 - recipe.general_share))
+    chosen = random.Random(recipe.seed).sample(known, min(wanted, len(known)))
+    return [general_set.asked(question, question.answer) for question in chosen]
+
+
+def _write_lines(path: Path, lines: Iterable[Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
