@@ -18,6 +18,7 @@ from retrieval.errors import InputError, ModelError
 from retrieval.files import content_id, folder_hashes, new_folder
 
 Quantize = Literal["nf4", "none"]
+_MODELSCOPE = "modelscope:"
 _log = logging.getLogger(__name__)
 
 
@@ -95,11 +96,13 @@ def languages(base: str) -> tuple[str, ...]:
 def prepare(base: str, models: Path) -> str:
     """Make `base` loadable by transformers; return its folder, or the hub id that was given.
 
+    A name after `modelscope:` is fetched from there, without its pickled weights.
+
     An embedded base is written to `models` as bf16 safetensors; a folder must hold a `config.json`.
 
     Raises:
         InputError: `base` is neither an embedded name, nor a model folder, nor a hub id.
-        ModelError: The package of an embedded base is missing, or its file changed.
+        ModelError: The package of an embedded base is missing, or its file changed; or ModelScope refused.
     """
     if base in EMBEDDED:
         folder = models / base
@@ -115,12 +118,33 @@ def prepare(base: str, models: Path) -> str:
                 f"written by save_pretrained, a hub id such as Qwen/Qwen3-8B, or one of {', '.join(EMBEDDED)}"
             )
         return str(folder.resolve())
+    if base.startswith(_MODELSCOPE):
+        return str(_from_modelscope(base.removeprefix(_MODELSCOPE), models))
     if base.count("/") != 1:
         raise InputError(
             f"unknown base {base!r}: give one of {', '.join(EMBEDDED)}, a folder (starting with / or ./), "
-            "or a hub id such as Qwen/Qwen3-8B"
+            "a hub id such as Qwen/Qwen3-8B, or one of ModelScope such as modelscope:Qwen/Qwen3-8B"
         )
     return base
+
+
+def _from_modelscope(name: str, models: Path) -> Path:
+    """The folder of a model of modelscope.cn, fetched once."""
+    folder = models / f"modelscope-{name.replace('/', '--')}"
+    if folder.exists():
+        return folder
+    try:
+        from modelscope import snapshot_download
+    except ImportError as error:
+        raise ModelError(
+            f"base {_MODELSCOPE}{name} needs the package modelscope; run: pip install modelscope"
+        ) from error
+    with new_folder(folder) as scratch:
+        try:
+            snapshot_download(name, local_dir=str(scratch), ignore_patterns=["*.bin", "*.pt", "*.pth", "*.pkl"])
+        except Exception as error:  # it raises errors of requests, and of its own
+            raise ModelError(f"base {_MODELSCOPE}{name} cannot be fetched from ModelScope: {error}") from error
+    return folder
 
 
 def served_folder(base: str, models: Path, quantize: Quantize) -> str:

@@ -118,7 +118,10 @@ def run(knowledge: Path, logs: tuple[Path, ...], minutes: float, **options: Any)
     click.secho("\n1/3 Index", bold=True)
     _child(settings, "index", "--knowledge", str(knowledge))
     click.secho("\n2/3 Train", bold=True)
-    files = [f"--logs={path}" for path in logs or (_sample_logs(settings),)]
+    files = [f"--logs={path}" for path in logs] or [
+        f"--logs={_sample_logs(settings)}",
+        f"--cases={settings.home / 'samples' / 'cases.jsonl'}",
+    ]
     _child(settings, "train", *files, f"--minutes={minutes}", f"--max-examples={int(minutes * EXAMPLES_A_MINUTE)}")
     click.secho("\n3/3 Serve", bold=True)
     _serve(settings, _ask_three)

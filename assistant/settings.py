@@ -21,7 +21,8 @@ class Settings(BaseSettings):
     )
     base: str = Field(
         "smollm2-135m",
-        description="Base language model: smollm2-135m, gemma3-270m, a folder, or a hub id such as Qwen/Qwen3-8B.",
+        description="Base language model: smollm2-135m, gemma3-270m, a folder, a hub id such as Qwen/Qwen3-8B, or one "
+        "of ModelScope such as modelscope:Qwen/Qwen3-8B.",
     )
     base_languages: tuple[Literal["en", "zh"], ...] | None = Field(
         None,

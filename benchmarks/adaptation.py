@@ -48,7 +48,7 @@ SAMPLING = Sampling(max_tokens=96)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=15, help="training time of our way (default: 15)")
+    parser.add_argument("--minutes", type=float, default=15, help="training time of each way (default: 15)")
     parser.add_argument("--cases", type=int, default=240, help="questions asked (default: 240)")
     options = parser.parse_args()
     cases, shown = _sample(options.work)
@@ -139,7 +139,7 @@ def _trained(work: Path, name: str, minutes: float) -> Path:
             subprocess.run([*command, "index", *home, "--knowledge", str(ROOT / "knowledge")], check=True)
         logs = [f"--logs={work / 'samples' / 'logs'}", f"--minutes={minutes}"]
         subprocess.run([*command, "train", *home, *logs], check=True)
-        subprocess.run([*command, "merge", *home], check=True)
+    subprocess.run([*command, "merge", *home], check=True)
     adapter = releases.live(settings.releases).adapter
     return settings.models / f"{adapter}-merged"
 

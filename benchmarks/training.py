@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -64,9 +65,10 @@ def main() -> None:
 
 def _rows(options: argparse.Namespace) -> list[Any]:
     """The first rows of the run, as many as the steps take."""
-    from datasets import load_from_disk
+    from finetune.dataset import rows
 
-    return list(load_from_disk(str(options.run / "data" / "training")).select(range(options.steps * options.batch)))
+    chosen = rows(options.run, "training")
+    return [chosen[i] for i in range(options.steps * options.batch)]
 
 
 def _slug(name: str) -> str:
@@ -125,6 +127,7 @@ def _ours(options: argparse.Namespace, name: str) -> list[float]:
     setattr(ours._Run, "_step", timed)  # noqa: B010
     setattr(ours, "batches", in_order)  # noqa: B010
     place = options.work / _slug(name)
+    shutil.rmtree(place, ignore_errors=True)
     result = ours.train("base", str(options.base), _rows(options), [], recipe, place, place / "run", {})
     assert result is not None
     (place / result.adapter).rename(place / "adapter")
@@ -253,18 +256,18 @@ def _cuda() -> bool:
 def _loss(options: argparse.Namespace, place: Path) -> float:
     """Mean loss per answer token on the run's held-out rows, in nats, on the base in bf16."""
     import torch
-    from datasets import load_from_disk
     from peft import PeftModel
 
     from assistant.base_models import load_model
+    from finetune.dataset import rows
     from finetune.rows import padded, summed_loss
 
     device = "cuda" if _cuda() else "cpu"
     model = PeftModel.from_pretrained(load_model(str(options.base), "none", device), str(place / "adapter")).eval()
-    rows = list(load_from_disk(str(options.run / "data" / "validation")))
+    held_out = rows(options.run, "validation")
     with torch.no_grad():
-        losses = [summed_loss(model, padded([row], device), device).item() for row in rows]
-    return float(sum(losses) / sum(row["answer"] for row in rows))
+        losses = [summed_loss(model, padded([row], device), device).item() for row in held_out]
+    return float(sum(losses) / sum(row["answer"] for row in held_out))
 
 
 if __name__ == "__main__":

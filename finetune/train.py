@@ -100,7 +100,10 @@ def train(
     _check_processes(recipe, accelerator.num_processes)
     accelerator.init_trackers("support-assistant")
     torch.manual_seed(recipe.seed)
-    model = attach(load_model(source, recipe.quantize, str(accelerator.device)), recipe, start, device)
+    loaded = load_model(source, recipe.quantize, str(accelerator.device))
+    if device == "cpu" and recipe.quantize == "none":
+        loaded = loaded.float()  # faster here than bf16 weights: autocast computes the products in bf16 either way
+    model = attach(loaded, recipe, start, device)
     fitting = _Run(model, training, validation, recipe, run, accelerator, say)
     progress = fitting.fit()
     accelerator.end_training()
@@ -275,7 +278,7 @@ class _Run:
 
         world, mine = self.accelerator.num_processes, self.accelerator.process_index
         labelled = sum(row["answer"] for row in rows)
-        share = rows[mine::world]
+        share = sorted(rows[mine::world], key=lambda row: len(row["ids"]))  # parts of similar length, less padding
         while True:
             try:
                 total = torch.zeros((), device=self.accelerator.device)

@@ -188,3 +188,40 @@ def test_the_embedded_base_is_prepared_once(smollm: Path, models: Path) -> None:
     before = (smollm / "model.safetensors").stat().st_mtime_ns
     assert prepare("smollm2-135m", models) == str(smollm)
     assert (smollm / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_base_of_modelscope_is_fetched_once_without_pickled_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+    from types import SimpleNamespace
+
+    asked = []
+
+    def fetch(name: str, local_dir: str, ignore_patterns: list[str]) -> None:
+        asked.append((name, "*.bin" in ignore_patterns))
+        (Path(local_dir) / "config.json").write_text("{}")
+
+    monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(snapshot_download=fetch))
+    folder = prepare("modelscope:Qwen/Qwen3-8B", tmp_path)
+    assert folder == str(tmp_path / "modelscope-Qwen--Qwen3-8B") == prepare("modelscope:Qwen/Qwen3-8B", tmp_path)
+    assert asked == [("Qwen/Qwen3-8B", True)]
+    assert (Path(folder) / "config.json").exists()
+
+
+def test_without_the_package_or_the_model_modelscope_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+    from types import SimpleNamespace
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("404")
+
+    monkeypatch.setitem(sys.modules, "modelscope", None)
+    with pytest.raises(ModelError, match="run: pip install modelscope"):
+        prepare("modelscope:a/b", tmp_path)
+    monkeypatch.setitem(sys.modules, "modelscope", SimpleNamespace(snapshot_download=refuse))
+    with pytest.raises(ModelError, match="modelscope:a/b cannot be fetched from ModelScope: 404"):
+        prepare("modelscope:a/b", tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -60,7 +60,10 @@ def test_every_command_answers_help_with_its_purpose(command: tuple[str, ...]) -
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("run",), ("index",), ("search",), ("train",), ("serve",), ("evaluate", "ab"), ("evaluate", "retrieval")],
+    [
+        *((), ("run",), ("index",), ("search",), ("train",), ("merge",), ("serve",)),
+        *(("evaluate", "ab"), ("evaluate", "adapter"), ("evaluate", "retrieval")),
+    ],
     ids=" ".join,
 )
 def test_help_loads_no_heavy_library(command: tuple[str, ...]) -> None:
@@ -93,6 +96,27 @@ def test_what_needs_an_index_is_one_line_without_one(tmp_path: Path, command: tu
 def test_a_false_miss_rate_that_cannot_be_is_one_line(tmp_path: Path, rate: str) -> None:
     line = refusal(tmp_path, "index", "--knowledge", str(tmp_path), "--false-miss-rate", rate)
     assert line.startswith("assistant: setting false_miss_rate (--false-miss-rate or ASSISTANT_FALSE_MISS_RATE) is ")
+
+
+@pytest.mark.parametrize(
+    "command", [("merge",), ("evaluate", "adapter"), ("serve", "--merged", "--port", "0")], ids=" ".join
+)
+def test_what_needs_an_adapter_is_one_line_without_one(tmp_path: Path, command: tuple[str, ...]) -> None:
+    assert refusal(tmp_path, *command) == "assistant: there is no adapter yet; run: assistant train --logs FILE"
+
+
+def test_an_adapter_that_does_not_exist_is_named_beside_those_that_do(tmp_path: Path) -> None:
+    (tmp_path / "adapters" / "a1").mkdir(parents=True)
+    (tmp_path / "adapters" / "a1" / "training.json").write_text("{}")
+    for command in (("merge", "a2"), ("evaluate", "adapter", "a2")):
+        assert "there is no adapter 'a2'; under" in refusal(tmp_path, *command)
+        assert refusal(tmp_path, *command).endswith("are: a1")
+
+
+def test_a_ticket_export_whose_columns_are_unknown_is_one_line_with_an_example(tmp_path: Path) -> None:
+    (tmp_path / "tickets.csv").write_text("a,b\n1,2\n")
+    line = refusal(tmp_path, "train", "--logs", str(tmp_path / "tickets.csv"))
+    assert "tickets.csv" in line and "question:" in line
 
 
 def test_training_on_a_missing_log_is_one_line(tmp_path: Path, tiny_base: Path) -> None:
