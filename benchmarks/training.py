@@ -220,6 +220,7 @@ def _llama_factory(options: argparse.Namespace) -> tuple[list[float], float]:
         "learning_rate": RATE,
         "max_steps": options.steps,
         "bf16": True,
+        "use_cpu": not _cuda(),
         "report_to": "none",
         "logging_steps": 1,
         "disable_shuffling": True,
