@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from assistant import prompt
 from assistant.base_models import fingerprint, load_model, load_tokenizer, served_folder
 from finetune.recipe import Recipe
@@ -173,7 +175,7 @@ def _card(name: str, record: Mapping[str, Any]) -> str:
     """The model card, in the form that model hubs read."""
     head = {"base_model": record["base"], "tags": ["customer-support"]}
     lines = [
-        *("---", json.dumps(head, ensure_ascii=False), "---", "", f"# {name}", ""),
+        *("---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {name}", ""),
         "A customer-support adapter, trained on support logs in the prompt that serves it. Use it with retrieved "
         "passages in that prompt; it knows no policy by itself, and what it says without passages is not to be "
         "trusted.",

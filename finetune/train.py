@@ -98,7 +98,7 @@ def train(
     except ValueError as error:
         raise InputError(f"recipe field 'trackers': {error}") from error
     _check_processes(recipe, accelerator.num_processes)
-    accelerator.init_trackers("support-assistant")
+    accelerator.init_trackers("tensorboard")  # also the name of its folder
     torch.manual_seed(recipe.seed)
     loaded = load_model(source, recipe.quantize, str(accelerator.device))
     if device == "cpu" and recipe.quantize == "none":

@@ -65,12 +65,12 @@ def turns(conversation: Conversation, counts: Counter[str]) -> Iterator[Turn]:
 
 
 def redacted_record(text: str) -> str:
-    """A record that could not be read, for people to see its shape: without personal data, and without any digit.
+    """A record that could not be read, for people to see its shape: without personal data, and without its digits.
 
     What it holds could not be told apart, and may have been cut in the middle of a number.
     """
     written = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)
-    return re.sub(r"\d", "#", Redactor()(written))
+    return re.sub(r"(<[A-Z]+_\d+>)|\d", lambda match: match[1] or "#", Redactor()(written))
 
 
 def _asked(before: Sequence[Message]) -> bool:

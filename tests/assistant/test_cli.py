@@ -115,8 +115,10 @@ def test_an_adapter_that_does_not_exist_is_named_beside_those_that_do(tmp_path: 
 
 def test_a_ticket_export_whose_columns_are_unknown_is_one_line_with_an_example(tmp_path: Path) -> None:
     (tmp_path / "tickets.csv").write_text("a,b\n1,2\n")
-    line = refusal(tmp_path, "train", "--logs", str(tmp_path / "tickets.csv"))
-    assert "tickets.csv" in line and "question:" in line
+    done = run(tmp_path, "train", "--logs", str(tmp_path / "tickets.csv"))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"assistant: {tmp_path / 'tickets.csv'} names no columns of questions and answers" in done.stderr
+    assert "conversation: ticket_id" in done.stderr
 
 
 def test_training_on_a_missing_log_is_one_line(tmp_path: Path, tiny_base: Path) -> None:
