@@ -14,7 +14,7 @@ from tqdm import tqdm
 from assistant import prompt
 from assistant.citations import LEAST_OVERLAP, numbers, overlap
 from assistant.prompt import Message
-from finetune.cleaning.quality import core
+from finetune.cleaning.quality import abstains, core
 from finetune.recipe import Recipe
 from finetune.turns import Turn
 from retrieval.index import Index, Query, Search
@@ -81,7 +81,11 @@ def examples(turns: Sequence[Turn], index: Index | None, recipe: Recipe, passage
             else:
                 answered = next(wider)
                 support = supporting(turn.answer.content, answered)
-                yield (_supported(turn, search, support, recipe, chance) if support else _unsupported(turn, search))
+                yield (
+                    _supported(turn, search, support, recipe, chance)
+                    if support
+                    else _unsupported(turn, search, answered)
+                )
 
 
 def paraphrased(found: Sequence[Example], seed: int) -> Iterator[Example]:
@@ -114,14 +118,17 @@ def _supported(turn: Turn, search: Search, support: Passage, recipe: Recipe, cha
     return Example(turn.conversation, tuple(retrieved), turn.answer, "inserted", turn.tools)
 
 
-def _unsupported(turn: Turn, search: Search) -> Example | None:
+def _unsupported(turn: Turn, search: Search, answered: Search) -> Example | None:
     """An answer that no passage holds: that there is no article, to be learned; or a figure made up, not to be.
 
-    A figure may be the customer's own.
+    A figure may be the customer's own; and where the answer says that there is no article, what the articles say of
+    the way to a person.
     """
     shown = tuple(found.passage for found in search.found) if search.hit else ()
-    known = " ".join([*(passage.text for passage in shown), *(message.content for message in turn.conversation)])
-    if not numbers(turn.answer.content) <= numbers(known):
+    known = [*(passage.text for passage in shown), *(message.content for message in turn.conversation)]
+    if abstains(turn.answer.content):
+        known += [found.passage.text for found in answered.found]
+    if not numbers(turn.answer.content) <= numbers(" ".join(known)):
         return None
     return Example(turn.conversation, shown, turn.answer, "distractors" if shown else "none", turn.tools)
 

@@ -89,6 +89,11 @@ def core(answer: str) -> str:
     return " ".join(sentence for sentence in sentences(answer) if not _courtesy(_even(sentence)))
 
 
+def abstains(answer: str) -> bool:
+    """Whether the answer says that the help centre has no article."""
+    return _phrases("abstains").search(unicodedata.normalize("NFKC", simplified(answer))) is not None
+
+
 def _other_language(turn: Turn, answer: str) -> bool:
     """Whether a Chinese answer follows no Chinese at all, or an English one follows Chinese."""
     asked = " ".join(message.content for message in turn.conversation if message.role == "user")

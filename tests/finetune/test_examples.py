@@ -69,6 +69,24 @@ def test_saying_that_no_article_covers_it_is_learned_without_passages(index: Ind
     assert (example.kind, example.passages) == ("none", ())
 
 
+def test_figures_of_an_answer_must_stand_in_what_is_shown_but_for_the_way_to_a_person(index: Index) -> None:
+    """Courtesies hid the claim, and 'within 90 days' was learned with no passage at all."""
+    told = "Thanks a lot for your patience with us today. You can request a refund within 90 days."
+    (example,) = made(index, turn("hello there", told))
+    assert (example.kind, [passage.path for passage in example.passages]) == ("retrieved", ["refund.md"])
+    assert made(index, turn("hello there", "It depends on many things. Some ask within 90 days, others never.")) == [
+        None
+    ]
+    way = "I find no article about this in the help centre. Write to us within 90 days of the refund."
+    (example,) = made(index, turn("hello there", way))
+    assert (example.kind, example.passages) == ("none", ())
+
+
+def test_a_placeholder_is_no_figure(index: Index) -> None:
+    (example,) = made(index, turn(ASKED, f"<NAME_1>, {TOLD[0].lower()}{TOLD[1:]}"))
+    assert example.kind == "retrieved"
+
+
 def test_a_share_of_one_makes_every_example_so(index: Index) -> None:
     turns = [turn(f"{ASKED} {n}", TOLD) for n in range(10)]
     for recipe, kinds in [
