@@ -10,7 +10,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def prepare(
     # Before duplicates go: of a hundred poisoned answers to one question the newest would stay.
     turns, suspects = _without_bursts(turns, index, passages, counts, aside)
     turns = _distinct(turns, counts)
-    found = topics.topics(turns, _vectors(index)) if index and turns else []
+    found = topics.topics(turns, index.encoder.queries) if index and turns else []
     if found:
         below = topics.capped(turns, found, recipe.topic_share)
         counts["turns: beyond topic_share"] = len(turns) - len(below)
@@ -179,10 +179,6 @@ def _without_bursts(
 def _told(turn: Turn, index: Index | None, passages: int) -> list[str]:
     """The passages that the turn's question finds."""
     return [found.passage.text for found in index.search(turn.question, passages).found] if index else []
-
-
-def _vectors(index: Index) -> Callable[[list[str]], Any]:
-    return index.encoder.queries
 
 
 def _drawn(turns: list[Turn], recipe: Recipe, counts: Counter[str]) -> list[Turn]:
