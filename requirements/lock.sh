@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Resolves pyproject.toml into the hashed lists that `make` installs with --no-deps. Needs uv.
+# Versions that still fit are kept; `requirements/lock.sh --upgrade` takes newer ones.
 #   torch.txt   PyTorch from PyPI (a CUDA build on Linux). torch-cpu.txt, kept by hand: the smaller +cpu wheel
 #               for Python 3.11 on x86_64 Linux, taken where pip is configured to find it
 #   cuda.txt    what PyPI's Linux build of PyTorch needs besides; skipped for the +cpu wheel
@@ -12,7 +13,8 @@ lists=requirements
 lock() { uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet "$@"; }
 
 for target in cpu gpu; do
-    lock pyproject.toml --extra "$target" --extra dev --override "$lists/overrides-$target.txt" \
+    cat "$lists"/{torch,cuda,"$target"}.txt > "$lists/all-$target.txt"
+    lock "$@" pyproject.toml --extra "$target" --extra dev --override "$lists/overrides-$target.txt" \
         --output-file "$lists/all-$target.txt"
     awk -v dir="$lists" -v target="$target" '
         /^[^ ]/ {
