@@ -1,32 +1,40 @@
 """One chat request, top to bottom.
 
-redact → arm → search → route → prompt → engine → cite, sentence by sentence → outcome
+redact → a person's case? → search → route → prompt → engine → verify, sentence by sentence → outcome
 """
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Sequence
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
+
+import orjson
 
 from assistant import prompt
-from assistant.citations import Citation, Citer, without_markers
-from assistant.engine import BASE_NAME, Engine, Sampling, Usage
+from assistant.citations import Citation, Citer
+from assistant.engine import BASE_NAME, Engine, Piece, Sampling, Usage
+from assistant.figures import Figure, figures, unsupported
+from assistant.policy import Policy
 from assistant.prompt import Message
 from assistant.quoting import quote
 from assistant.redaction import Redactor
+from assistant.settings import Settings
+from assistant.tracing import Span
+from assistant.verification import Verifier
+from retrieval.errors import EngineError
 from retrieval.index import Index, Search
 from retrieval.language import Language, language_of
 
 Route = Literal["grounded", "quoted", "adapter", "clarify", "refuse", "handoff"]
 
-HANDOFF: dict[Language, str] = {
-    "en": "The help centre has no article on this. A person can help you: please contact support.",
-    "zh": "帮助中心没有找到与您的问题相关的文章。请联系人工客服，由专人为您解答。",
-}
 QUOTED: dict[Language, str] = {"en": "From our help centre:", "zh": "帮助中心的说明："}
-_SENTENCE_END = re.compile(r"[.!?][”’\"')]*(?=\s)|[。！？]|\n")
-_OPEN_MARKER = re.compile(r"[^\S\n]*(?:\[\d*)?$")
+WITHHELD: dict[Language, str] = {
+    "en": "(A figure that our articles do not confirm is left out here.)",
+    "zh": "（此处省略了帮助中心未能证实的数字。）",
+}
+_log = logging.getLogger("assistant")
 
 
 @dataclass(frozen=True)
@@ -52,93 +60,190 @@ ARMS = {
 class Outcome:
     """How an answer was made; filled in while it is written, whole at its end."""
 
+    conversation: list[Message] = field(default_factory=list)
+    """What was said before, redacted."""
+    language: Language = "en"
     route: Route = "adapter"
+    reason: str | None = None
+    """Why a person has to take over, or the topic that nobody answers without a passage."""
     search: Search | None = None
     citations: list[Citation] = field(default_factory=list)
+    dropped_citations: int = 0
+    """Markers of the model whose sentences no passage supports."""
+    unsupported: list[str] = field(default_factory=list)
+    """Figures in the answer that neither a passage nor the customer states."""
+    degraded: list[Literal["retrieval", "engine"]] = field(default_factory=list)
+    """Parts that failed, and without which the answer was made."""
     usage: Usage = field(default_factory=Usage)
+    search_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Assistant:
     """What one release needs to answer."""
 
+    release: str
     index: Index
     engine: Engine
     adapter: str
     languages: tuple[str, ...]
     """Languages that the model writes; questions in others are answered by quoting."""
-    passages: int
-    """Passages put into the prompt."""
-    merged: bool = False
-    """The engine serves the adapter merged into the base, and not the base alone."""
+    policy: Policy
+    settings: Settings
 
     @property
     def arms(self) -> dict[str, Arm]:
-        """The ways to answer that are offered, by model name."""
-        return {name: arm for name, arm in ARMS.items() if arm.lora or not self.merged}
+        """The ways to answer that are offered, by model name; a merged adapter leaves no base to ask alone."""
+        return {name: arm for name, arm in ARMS.items() if arm.lora or not self.settings.merged}
 
     async def answer(
-        self, conversation: Sequence[Message], arm: Arm, sampling: Sampling, outcome: Outcome
-    ) -> AsyncIterator[str]:
-        """The answer to the last message of `conversation`, in pieces, citation markers included.
+        self,
+        conversation: Sequence[Message],
+        arm: Arm,
+        sampling: Sampling,
+        outcome: Outcome,
+        span: Span,
+        whole: bool = False,
+    ) -> AsyncGenerator[Piece, None]:
+        """The answer to the last question of `conversation`, citation markers included, in pieces or `whole`.
 
         Raises:
             EngineError: The engine cannot be reached, or failed.
             InputError: The conversation is too long for the engine.
         """
-        texts = Redactor().conversation([message.content for message in conversation])
-        conversation = [replace(message, content=text) for message, text in zip(conversation, texts, strict=True)]
-        question = conversation[-1].content
-        language = language_of(question)
+        outcome.conversation = conversation = _redacted(conversation)
+        question = next(message.content for message in reversed(conversation) if message.role == "user")
+        outcome.language = language = language_of(question)
 
-        if arm.rag:
-            query = prompt.search_query(conversation)
-            outcome.search = await asyncio.to_thread(self.index.search, query, self.passages, language)
-        search = outcome.search if outcome.search and outcome.search.hit else None
-        outcome.route = self._route(search, language)
-        citer = Citer(search.found if search else ())
+        outcome.reason = self.policy.handoff(conversation)
+        if arm.rag and outcome.reason is None:
+            with span.retrieval():
+                await self._search(conversation, language, outcome)
+        outcome.route = self._route(question, arm, outcome)
+        span.routed(outcome.route)
+        found = outcome.search.found if outcome.search and outcome.search.hit else ()
+        citer = Citer(found)
         outcome.citations = citer.citations
 
-        if outcome.route == "handoff":
-            yield HANDOFF[language]
-        elif search and outcome.route == "quoted":
-            lines = await asyncio.to_thread(quote, question, search.found, self.index, citer)
-            yield f"{QUOTED[language]}\n{lines}"
-        else:
-            passages = [found.passage for found in search.found] if search else []
-            model = self.adapter if arm.lora else BASE_NAME
-            messages = prompt.build(conversation, passages)
-            pieces = self.engine.stream(model, messages, sampling, outcome.usage)
-            async for piece in _cited(pieces, citer):
+        if outcome.route in ("clarify", "refuse", "handoff"):
+            for piece in _whole(self.policy.reply(outcome.route, language, outcome.reason), sampling):
                 yield piece
+            return
+        begun = False
+        if outcome.route != "quoted":
+            model = self.adapter if arm.lora else BASE_NAME
+            messages = prompt.build(conversation, [each.passage for each in found])
+            try:
+                with span.generation(model, sampling) as generation:
+                    async for piece in self._verified(model, messages, sampling, citer, outcome, whole):
+                        begun = True
+                        yield piece
+                    generation.used(outcome.usage, [outcome.usage.finish_reason])
+                return
+            except EngineError as error:
+                if begun or not found:
+                    raise
+                _log.warning("quoting, since the engine gave no answer: %s", error)
+                outcome.route = "quoted"
+                outcome.degraded.append("engine")
+        lines = await asyncio.to_thread(quote, question, found, self.index, citer)
+        for piece in _whole(f"{QUOTED[language]}\n{lines}", sampling):
+            yield piece
 
-    def _route(self, search: Search | None, language: Language) -> Route:
-        if language not in self.languages:
-            return "quoted" if search else "handoff"
-        return "grounded" if search else "adapter"
+    async def _search(self, conversation: Sequence[Message], language: Language, outcome: Outcome) -> None:
+        started = time.monotonic()
+        query = prompt.search_query(conversation)
+        work = asyncio.to_thread(self.index.search, query, self.settings.passages, language)
+        try:
+            outcome.search = await asyncio.wait_for(work, self.settings.search_s)
+        except Exception as error:  # whatever breaks in retrieval, the customer gets an answer that says so
+            _log.error("the search failed: %s", error or type(error).__name__)
+            outcome.degraded.append("retrieval")
+        outcome.search_s = time.monotonic() - started
+
+    def _route(self, question: str, arm: Arm, outcome: Outcome) -> Route:
+        search, writes = outcome.search, outcome.language in self.languages
+        if outcome.reason is not None:
+            return "handoff"
+        if search is not None and search.decision == "ambiguous" and self.settings.on_ambiguous == "clarify":
+            return "clarify"
+        if search is not None and search.hit:
+            return "grounded" if writes else "quoted"
+        missed: Route = "adapter"
+        if arm.rag:
+            outcome.reason = self.policy.needs_passage(question)
+            missed = self.settings.on_sensitive_miss if outcome.reason else self.settings.on_miss
+        return missed if writes or missed != "adapter" else "handoff"
+
+    async def _verified(
+        self, model: str, messages: list[Message], sampling: Sampling, citer: Citer, outcome: Outcome, whole: bool
+    ) -> AsyncIterator[Piece]:
+        """What the engine writes, each of the answers asked for judged by itself."""
+        known = _stated(outcome)
+        if _is_structured(sampling):
+            texts: dict[int, str] = {}
+            async for piece in self.engine.answer(model, messages, sampling, outcome.usage, whole):
+                texts[piece.choice] = texts.get(piece.choice, "") + piece.text
+                yield piece
+            outcome.unsupported += [each for text in texts.values() for each in unsupported(text, known)]
+            return
+        instead = WITHHELD[outcome.language] if self.settings.withhold_figures else None
+        verifiers: dict[int, Verifier] = {}
+        async for piece in self.engine.answer(model, messages, sampling, outcome.usage, whole):
+            verifier = verifiers.get(piece.choice) or verifiers.setdefault(
+                piece.choice, Verifier(citer, known, instead)
+            )
+            text = verifier.feed(piece.text) if piece.text else ""
+            if piece.finish_reason:
+                text += verifier.end()
+                outcome.dropped_citations += verifier.dropped
+                outcome.unsupported += verifier.unsupported
+            if text or piece.tool_calls or piece.logprobs or piece.finish_reason:
+                yield replace(piece, text=text)
 
 
-async def _cited(pieces: AsyncIterator[str], citer: Citer) -> AsyncIterator[str]:
-    """The same text, a citation marker after each sentence that a passage supports.
-
-    Text is passed on as it comes; only what may turn out to be a marker of the model's own waits.
-    """
-    sentence, sent = "", 0
-    async for piece in pieces:
-        sentence = without_markers(sentence + piece)
-        while end := _SENTENCE_END.search(sentence):
-            stop = end.start() if end[0] == "\n" else end.end()
-            yield sentence[sent:stop] + _marker(citer, sentence[:stop]) + sentence[stop : end.end()]
-            sentence, sent = sentence[end.end() :], 0
-        waiting = _OPEN_MARKER.search(sentence)
-        ready = max(sent, waiting.start() if waiting else len(sentence))
-        if ready > sent:
-            yield sentence[sent:ready]
-            sent = ready
-    if sentence:
-        yield sentence[sent:] + _marker(citer, sentence)
+def _redacted(conversation: Sequence[Message]) -> list[Message]:
+    redactor = Redactor()
+    texts = redactor.conversation([message.content for message in conversation])
+    return [
+        replace(message, content=text, tool_calls=tuple(_redacted_call(call, redactor) for call in message.tool_calls))
+        for message, text in zip(conversation, texts, strict=True)
+    ]
 
 
-def _marker(citer: Citer, sentence: str) -> str:
-    number = citer.cite(sentence)
-    return f" [{number}]" if number else ""
+def _redacted_call(call: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
+    function = call["function"]
+    try:
+        arguments = orjson.dumps(_redacted_value(orjson.loads(function["arguments"]), redactor)).decode()
+    except ValueError:
+        arguments = redactor(function["arguments"])
+    return call | {"function": function | {"arguments": arguments}}
+
+
+def _redacted_value(value: Any, redactor: Redactor) -> Any:
+    if isinstance(value, dict):
+        return {name: _redacted_value(inner, redactor) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_redacted_value(inner, redactor) for inner in value]
+    if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
+        text = redactor(str(value))
+        return value if text == str(value) else text
+    return value
+
+
+def _stated(outcome: Outcome) -> frozenset[Figure]:
+    """The figures that the passages, tools or the customer state."""
+    said = [message.content for message in outcome.conversation if message.role in ("user", "tool")]
+    found = outcome.search.found if outcome.search and outcome.search.hit else ()
+    return frozenset[Figure]().union(*(figures(text) for text in [*said, *(each.passage.context for each in found)]))
+
+
+def _is_structured(sampling: Sampling) -> bool:
+    """JSON was asked for, into which no marker may be put."""
+    shape = sampling.passed.get("response_format")
+    return shape is not None and shape.get("type") != "text"
+
+
+def _whole(text: str, sampling: Sampling) -> list[Piece]:
+    """A fixed text as each of the answers that were asked for."""
+    return [Piece(text, choice, finish_reason="stop") for choice in range(sampling.passed.get("n") or 1)]

@@ -75,6 +75,8 @@ class Citer:
 
     def __init__(self, found: Sequence[Found]) -> None:
         self._found = found
+        self._held = [(words(each.passage.context), numbers(each.passage.context)) for each in found]
+        """Words and figures of each passage."""
         self._numbers: dict[str, int] = {}
         self.citations: list[Citation] = []
 
@@ -82,9 +84,14 @@ class Citer:
         """The number of the passage that supports `sentence`; None for a question or an unsupported one."""
         if sentence.rstrip().endswith(("?", "？")):
             return None
-        scored = [(overlap(sentence, found.passage.context), -i, found) for i, found in enumerate(self._found)]
-        best, _, found = max(scored, default=(0.0, 0, None))
-        return self.add(found, sentence) if found and best >= LEAST_OVERLAP else None
+        mine, figures = words(sentence), numbers(sentence)
+        if not mine:
+            return None
+        shares = [len(mine & held) / len(mine) if figures <= stated else 0.0 for held, stated in self._held]
+        best = max(range(len(shares)), key=shares.__getitem__, default=None)
+        if best is None or shares[best] < LEAST_OVERLAP:
+            return None
+        return self.add(self._found[best], sentence)
 
     def add(self, found: Found, sentence: str) -> int:
         """Cite a passage for `sentence`; return its number."""

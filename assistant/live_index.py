@@ -2,6 +2,7 @@
 
 from assistant import releases
 from assistant.settings import Settings
+from retrieval.encoder import Encoder
 from retrieval.errors import NotReady
 from retrieval.index import Index
 
@@ -20,14 +21,15 @@ def open_live(settings: Settings) -> Index:
     return open_index(settings, index)
 
 
-def open_index(settings: Settings, name: str) -> Index:
-    """The index `name`; raises as `open_live` does."""
-    from retrieval.encoder import Encoder
+def open_index(settings: Settings, name: str, loaded: Encoder | None = None) -> Index:
+    """The index `name`, with the encoder that is `loaded` if it fits; raises as `open_live` does."""
     from retrieval.index import read_manifest
     from retrieval.reranker import CrossEncoderReranker
 
     folder = settings.indexes / name
-    built_with = read_manifest(folder)["encoder"]
-    encoder = Encoder(settings.encoder, settings.models, precision=built_with["precision"])
+    precision = read_manifest(folder)["encoder"]["precision"]
+    encoder = loaded
+    if encoder is None or encoder.precision != precision:
+        encoder = Encoder(settings.encoder, settings.models, precision=precision)
     reranker = CrossEncoderReranker(settings.reranker) if settings.reranker else None
     return Index(folder, encoder, reranker)

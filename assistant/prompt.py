@@ -25,7 +25,7 @@ HISTORY_TURNS = 6
 HISTORY_CHARACTERS = 1200
 """Characters of them that are kept, newest first."""
 CONTEXT_CHARACTERS = 200
-"""Of the answer before, that a search takes into account."""
+"""Of the question before, and of its answer, that a search takes into account: a long one would cost as much again."""
 TEMPLATE_ARGUMENTS: dict[str, Any] = {"enable_thinking": False}
 """For chat templates that know it (Qwen3): answers without a thinking part."""
 
@@ -113,7 +113,7 @@ def search_query(conversation: Sequence[Message]) -> Query:
         return Query(question)
     before, *answers = conversation[asked[-2] : asked[-1]]
     said = " ".join(message.content for message in answers if message.role == "assistant")[:CONTEXT_CHARACTERS]
-    return Query(question, f"{before.content} {said} {question}")
+    return Query(question, f"{before.content[:CONTEXT_CHARACTERS]} {said} {question}")
 
 
 def _passages(passages: Sequence[Passage]) -> str:

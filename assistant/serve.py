@@ -1,25 +1,41 @@
 """`assistant serve`: the live release, its engine, and the HTTP service, started in order."""
 
+import asyncio
 import contextlib
+import ipaddress
 import json
+import logging
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tqdm import tqdm
 
 from assistant import releases
-from assistant.base_models import languages, served_folder
+from assistant.access import Access
+from assistant.admission import Admission
+from assistant.base_models import Quantize, languages, served_folder
 from assistant.chat import Assistant
-from assistant.engine import Engine, EngineProcess, check_port, free_port
+from assistant.engine import Engine
+from assistant.engine_process import EngineProcess, check_port, free_port
+from assistant.exchange import Service
+from assistant.metrics import Metrics
+from assistant.policy import read_policy
 from assistant.prompt import ID
 from assistant.settings import Settings
-from retrieval.errors import NotReady
+from assistant.state import State, secret
+from assistant.tracing import tracer
+from retrieval.errors import InputError, NotReady, SupportError
 
 USUAL_START_S = 90
 """What the engine's start takes on two cores; only the progress bar uses it."""
+_PRUNE_EVERY_S = 24 * 3600
+_log = logging.getLogger("assistant")
 _BAR = "{desc}: {n:.0f} s {bar} usually {total:.0f} s"
 
 
@@ -28,10 +44,19 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
 
     Raises:
         NotReady: There is no index or no adapter for this base.
-        InputError: The port is taken.
+        InputError: The port is taken, the keys, the policy or the database cannot be read, or without keys others
+            than this machine could ask.
         EngineError: The engine did not start.
     """
+    signal.signal(signal.SIGTERM, _leave)
     check_port(settings.host, settings.port)
+    access = Access(settings.keys_file)
+    if access.open and not _is_loopback(settings.host):
+        raise InputError(
+            f"without API keys anybody could use the assistant on {settings.host}; "
+            "run: assistant key add NAME, or listen on 127.0.0.1"
+        )
+    policy = read_policy(settings.policy)
     release = releases.live(settings.releases)
     index_id, adapter = releases.require(release, settings.base)
     folder = settings.adapters / adapter
@@ -45,38 +70,68 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
             f"warning: the adapter {adapter} was trained with the prompt {release.prompt}, this version "
             f"asks with {ID}; train again for the best answers"
         )
-
+    from assistant.live import Live
     from assistant.live_index import open_index
 
     index = open_index(settings, index_id)
-    process = None
-    if settings.engine_url is None:
-        if settings.merged:
-            model, lora = str(merged_folder(settings, adapter)), None
-        else:
-            model, lora = served_folder(settings.base, settings.models, record["recipe"]["quantize"]), folder
-        log = settings.logs / "engine.log"
-        process = EngineProcess(settings, model, adapter, lora, log)
-        bar: tqdm[None] = tqdm((), total=USUAL_START_S, desc="starting the engine", bar_format=_BAR)
-        with bar:
-            try:
-                process.start(lambda seconds: _show(bar, seconds))
-            except BaseException:
-                process.stop()
-                raise
-    assistant = Assistant(
-        index=index,
-        engine=Engine(settings.engine_url or (process.url if process else "")),
-        adapter=adapter,
-        languages=settings.base_languages or languages(settings.base),
-        passages=settings.passages,
-        merged=settings.merged,
-    )
+    state = State(settings.database_url)
+    process = None if settings.engine_url else _started_engine(settings, adapter, record["recipe"]["quantize"])
     try:
-        _listen(settings, assistant, process, on_ready, say)
+        assistant = Assistant(
+            release=release.id,
+            index=index,
+            engine=Engine(
+                settings.engine_url or (process.url if process else ""),
+                silence_s=settings.silence_s,
+                answer_s=settings.answer_s,
+                is_ready=lambda: process is None or process.ready,
+            ),
+            adapter=adapter,
+            languages=settings.base_languages or languages(settings.base),
+            policy=policy,
+            settings=settings,
+        )
+        service = Service(
+            live=Live(assistant),
+            access=access,
+            admission=Admission(settings.engine_concurrency, settings.queue, settings.queue_s),
+            state=state,
+            metrics=Metrics(),
+            tracer=tracer(settings.otlp_endpoint),
+        )
+        _listen(settings, service, process, on_ready, say)
     finally:
         if process:
             process.stop()
+        state.close()
+
+
+def _started_engine(settings: Settings, adapter: str, quantize: Quantize) -> EngineProcess:
+    folder = settings.adapters / adapter
+    if settings.merged:
+        model, lora = str(merged_folder(settings, adapter)), None
+    else:
+        model, lora = served_folder(settings.base, settings.models, quantize), folder
+    process = EngineProcess(settings, model, adapter, lora, settings.logs / "engine.log")
+    bar: tqdm[None] = tqdm((), total=USUAL_START_S, desc="starting the engine", bar_format=_BAR)
+    with bar:
+        try:
+            process.start(lambda seconds: _show(bar, seconds))
+        except BaseException:
+            process.stop()
+            raise
+    return process
+
+
+def _leave(signal_number: int, frame: object) -> None:
+    """Through every `finally`: the engine must not outlive the service."""
+    sys.exit(0)
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _show(bar: "tqdm[None]", seconds: float) -> None:
@@ -108,7 +163,7 @@ def _wait_for(host: str, port: int) -> None:
 
 def _listen(
     settings: Settings,
-    assistant: Assistant,
+    service: Service,
     process: EngineProcess | None,
     on_ready: Callable[[str], None],
     say: Callable[[str], None],
@@ -126,9 +181,40 @@ def _listen(
         say(f"\nThe chat page is at {address}/ and the API at {address}/v1 (Ctrl-C stops it)")
 
     app = create_app(
-        assistant,
-        settings.max_answer_tokens,
-        is_alive=lambda: process is None or process.alive,
+        service,
+        settings,
+        secret(settings.home),
+        is_ready=lambda: process is None or process.ready,
+        background=lambda: _background(settings, service, process),
         on_ready=lambda: threading.Thread(target=ready, daemon=True).start(),
     )
-    uvicorn.run(app, host=settings.host, port=port, log_level="warning", access_log=False)
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=settings.drain_s,
+    )
+
+
+async def _background(settings: Settings, service: Service, process: EngineProcess | None) -> None:
+    """What goes on beside the requests: following releases, watching the engine, forgetting old transcripts."""
+    from assistant.live import follow
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(follow(service.live, settings, process))
+        group.create_task(_prune(settings, service.state))
+        if process:
+            group.create_task(process.watch())
+
+
+async def _prune(settings: Settings, state: State) -> None:
+    while settings.retention_days:
+        try:
+            count = await asyncio.to_thread(state.prune, datetime.now(UTC) - timedelta(days=settings.retention_days))
+            if count:
+                _log.warning("%d transcripts older than %d days are deleted", count, settings.retention_days)
+        except SupportError as error:
+            _log.error("%s", error)
+        await asyncio.sleep(_PRUNE_EVERY_S)

@@ -1,252 +1,438 @@
-"""The HTTP service: an OpenAI-compatible chat endpoint, search, readiness, and the chat page."""
+"""The HTTP service: an OpenAI-compatible chat endpoint, search, feedback, readiness, metrics, and the chat page."""
 
-import json
+import asyncio
+import contextlib
 import logging
-import time
-import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, HTTPException, Query, Request
+import orjson
+from fastapi import FastAPI, Query, Request, Response
+from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, Field
+from fastapi.responses import StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from assistant.chat import ARMS, Assistant, Outcome
-from assistant.engine import Sampling
-from assistant.prompt import Message
+from assistant.access import Tenant
+from assistant.api import ChatCompletion, ChatRequest, Feedback, errors
+from assistant.engine import Piece, Sampling
+from assistant.exchange import Caller, Exchange, Service
 from assistant.redaction import redact
-from retrieval.errors import EngineError, EngineUnavailable, InputError, SupportError
+from assistant.settings import Settings
+from assistant.state import UnknownReply, pseudonym
+from retrieval.errors import (
+    AccessDenied,
+    EngineError,
+    EngineUnavailable,
+    InputError,
+    LimitReached,
+    Overloaded,
+    StorageError,
+    SupportError,
+)
 from retrieval.index import Filters
 from retrieval.language import Language
 from retrieval.store import Article
 
-PAGE = Path(__file__).parent / "page" / "index.html"
+PAGE = Path(__file__).parent / "page"
+MOST_BODY_BYTES = 1_000_000
+_CLOSED = 499
+"""Nobody reads the reply; nginx's number for it in logs."""
+_Result = TypeVar("_Result")
 _log = logging.getLogger("assistant")
 
 
-class _TextPart(BaseModel):
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(BaseModel):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[_TextPart]
-
-    def plain(self) -> Message:
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message("system" if self.role == "developer" else self.role, text)
-
-
-class ChatRequest(BaseModel):
-    """A chat completion request as OpenAI defines it; fields not named here are ignored."""
-
-    model: str = Field("assistant", description=f"One of: {', '.join(ARMS)}.")
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=200)]
-    stream: bool = False
-    stream_options: dict[str, Any] | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float = Field(0.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
-    seed: int | None = None
-    stop: str | list[str] | None = None
-
-
 def create_app(
-    assistant: Assistant,
-    most_tokens: int,
-    is_alive: Callable[[], bool] = lambda: True,
+    service: Service,
+    settings: Settings,
+    secret: bytes,
+    is_ready: Callable[[], bool] = lambda: True,
+    background: Callable[[], Coroutine[Any, Any, None]] | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """The service for one release.
+    """The service as an ASGI application.
 
-    `most_tokens` bounds what a request may ask for; `is_alive` tells whether a supervised engine still
-    runs; `on_ready` is called once when the service accepts requests.
+    `secret` makes pseudonyms of customers; `is_ready` tells whether a supervised engine serves; `background` runs
+    while the service does; `on_ready` is called once when it accepts requests.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        beside = asyncio.create_task(background()) if background else None
         on_ready()
         yield
-        await assistant.engine.close()
+        if beside:
+            beside.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await beside
+        await service.live.assistant.engine.close()
+        await asyncio.to_thread(service.state.close)
+        service.tracer.shutdown()
 
-    app = FastAPI(title="Payment support assistant", lifespan=lifespan)
+    app = FastAPI(
+        title="Payment support assistant",
+        description="OpenAI's chat completions, answered from the help centre. With API keys: "
+        "`Authorization: Bearer sk-…`.",
+        lifespan=lifespan,
+    )
 
-    @app.post("/v1/chat/completions")
-    async def chat(request: ChatRequest) -> Response:
-        """Answer the last user message, from the help centre where it can."""
-        arm = assistant.arms.get(request.model)
-        if arm is None:
-            raise HTTPException(404, f"model {request.model!r} does not exist; one of: {', '.join(assistant.arms)}")
-        conversation = [message.plain() for message in request.messages]
-        if conversation[-1].role != "user" or not conversation[-1].content.strip():
-            raise HTTPException(400, "the last message must be the user's and must not be empty")
-        asked = request.max_completion_tokens or request.max_tokens or most_tokens
-        sampling = Sampling(
-            max_tokens=min(asked, most_tokens),
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
-            stop=tuple([request.stop] if isinstance(request.stop, str) else request.stop or ()),
-        )
-        outcome, started = Outcome(), time.monotonic()
-        pieces = assistant.answer(conversation, arm, sampling, outcome)
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.model}
-        if request.stream:
+    def admitted(request: Request, count: bool = True) -> tuple[Tenant, str]:
+        """Whose request it is, and its address; it is counted."""
+        address = request.client.host if request.client else "unknown"
+        tenant = service.access.tenant(request.headers.get("authorization"), address)
+        if count:
+            service.access.take(tenant, address)
+        return tenant, address
+
+    @app.post(
+        "/v1/chat/completions",
+        response_model=None,
+        responses={
+            200: {"model": ChatCompletion, "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            **errors(400, 401, 404, 413, 429, 500, 503),
+        },
+    )
+    async def chat(asked: ChatRequest, request: Request) -> Response:
+        """Answer the customer's last message, from the help centre where it can."""
+        tenant, address = admitted(request)
+        exchange = _exchange(asked, request, tenant, address)
+        pieces = exchange.pieces()
+        if asked.stream:
             # The first piece is awaited here, so that an engine that is down is an HTTP status.
-            first = await anext(pieces, "")
-            wants_usage = bool((request.stream_options or {}).get("include_usage"))
-            events = _events(head, first, pieces, outcome, wants_usage, started)
-            return StreamingResponse(events, media_type="text/event-stream")
-        text = "".join([piece async for piece in pieces])
-        _log_answer(head, outcome, started)
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": text},
-            "finish_reason": outcome.usage.finish_reason,
-        }
-        body = {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(outcome)}
-        return JSONResponse(body | {"assistant": extension(outcome)})
+            first = await _while_connected(request, anext(pieces, Piece()))
+            wants_usage = bool((asked.stream_options or {}).get("include_usage"))
+            return _EventStream(_events(exchange, asked.model, first, pieces, wants_usage))
+        await _while_connected(request, _drained(pieces))
+        choices = [
+            {
+                "index": choice,
+                "message": reply.message(),
+                "finish_reason": reply.finish_reason,
+                "logprobs": {"content": reply.logprobs} if reply.logprobs else None,
+            }
+            for choice, reply in sorted(exchange.replies.items())
+        ]
+        return _json(
+            {
+                **{"id": exchange.id, "object": "chat.completion", "created": exchange.created, "model": asked.model},
+                **{"choices": choices, "usage": exchange.usage(), "assistant": exchange.extension()},
+            }
+        )
 
-    def extension(outcome: Outcome) -> dict[str, Any]:
-        return {
-            "route": outcome.route,
-            "citations": [asdict(citation) for citation in outcome.citations],
-            "adapter": assistant.adapter,
-            "index": assistant.index.id,
-        }
+    def _exchange(asked: ChatRequest, request: Request, tenant: Tenant, address: str) -> Exchange:
+        arms = service.live.assistant.arms
+        if asked.model not in arms:
+            raise HTTPException(404, f"model {asked.model!r} does not exist; one of: {', '.join(arms)}")
+        conversation = [message.plain() for message in asked.messages]
+        spoken = [message for message in conversation if message.role == "user"]
+        if conversation[-1].role not in ("user", "tool") or not spoken or not spoken[-1].content.strip():
+            raise HTTPException(400, "the last message must be the user's, or a tool's after it, and not be empty")
+        most = settings.max_answer_tokens
+        sampling = Sampling(
+            max_tokens=min(asked.max_completion_tokens or asked.max_tokens or most, most),
+            temperature=asked.temperature or 0.0,
+            top_p=asked.top_p or 1.0,
+            seed=asked.seed,
+            stop=tuple([asked.stop] if isinstance(asked.stop, str) else asked.stop or ()),
+            passed=asked.passed(),
+        )
+        caller = Caller(
+            tenant=tenant,
+            address=address,
+            customer=pseudonym(asked.user, secret) if asked.user else None,
+            conversation=redact((asked.metadata or {}).get("conversation", "")) or None,
+            traceparent=request.headers.get("traceparent"),
+        )
+        return Exchange(service, caller, asked.model, conversation, sampling, whole=not asked.stream)
 
-    async def _events(
-        head: dict[str, Any],
-        first: str,
-        pieces: AsyncIterator[str],
-        outcome: Outcome,
-        wants_usage: bool,
-        started: float,
-    ) -> AsyncIterator[str]:
-        def event(delta: dict[str, str], finish: str | None = None, **more: Any) -> str:
-            choices = [{"index": 0, "delta": delta, "finish_reason": finish}]
-            chunk = {**head, "object": "chat.completion.chunk", "choices": choices, **more}
-            return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
-
-        yield event({"role": "assistant", "content": first})
-        try:
-            async for piece in pieces:
-                yield event({"content": piece})
-        except SupportError as error:
-            yield f"data: {json.dumps(_error(str(error), 'api_error', None), ensure_ascii=False)}\n\n"
-            return
-        yield event({}, outcome.usage.finish_reason, assistant=extension(outcome))
-        if wants_usage:
-            chunk = {**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(outcome)}
-            yield f"data: {json.dumps(chunk)}\n\n"
-        yield "data: [DONE]\n\n"
-        _log_answer(head, outcome, started)
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
+    @app.get("/v1/models", responses=errors(401))
+    async def models(request: Request) -> dict[str, Any]:
         """The ways to answer, as models."""
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "assistant"} for name in assistant.arms]
+        admitted(request, count=False)
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "assistant"} for name in _arms()]
         return {"object": "list", "data": data}
 
-    @app.get("/v1/search")
+    @app.get("/v1/models/{model}", responses=errors(401, 404))
+    async def model(model: str, request: Request) -> dict[str, Any]:
+        """One of them."""
+        admitted(request, count=False)
+        if model not in _arms():
+            raise HTTPException(404, f"model {model!r} does not exist; one of: {', '.join(_arms())}")
+        return {"id": model, "object": "model", "created": 0, "owned_by": "assistant"}
+
+    def _arms() -> list[str]:
+        return list(service.live.assistant.arms)
+
+    @app.get("/v1/search", responses=errors(400, 401, 429))
     def search(
-        q: Annotated[str, Query(min_length=1, max_length=2000)],
+        request: Request,
+        q: Annotated[str, Query(min_length=1, max_length=2000, examples=["refund time limit"])],
         count: Annotated[int, Query(ge=1, le=50)] = 5,
         lang: Annotated[Language | None, Query(description="Only passages in this language.")] = None,
         tag: Annotated[str | None, Query(max_length=200, description="Only articles with this tag.")] = None,
         folder: Annotated[str | None, Query(max_length=500, description="Only articles under this folder.")] = None,
     ) -> dict[str, Any]:
         """The passages found for a question, and whether they count as a hit."""
-        result = assistant.index.search(redact(q), count, filters=Filters(lang, tag, folder))
+        admitted(request)
+        with service.live.use() as assistant:
+            result = assistant.index.search(redact(q), count, filters=Filters(lang, tag, folder))
         return {"hit": result.hit, **asdict(result)}
 
-    @app.get("/v1/articles/{path:path}")
-    def article(path: str) -> Article:
+    @app.get("/v1/articles/{path:path}", responses=errors(401, 404, 429))
+    def article(path: Annotated[str, PathParameter(max_length=1000)], request: Request) -> Article:
         """An indexed article whole, for readers of a citation; `start` and `end` of a citation are in its text."""
-        found = assistant.index.article(path)
+        admitted(request)
+        with service.live.use() as assistant:
+            found = assistant.index.article(path)
         if found is None:
             raise HTTPException(404, f"the index has no article {path!r}")
         return found
 
+    @app.post("/v1/feedback", status_code=201, responses=errors(400, 401, 404, 413, 429, 503))
+    def feedback(given: Feedback, request: Request) -> dict[str, str]:
+        """Keep what a customer thought of a reply; it is stored when this answers."""
+        admitted(request)
+        if "thumb" in given.model_fields_set and not (given.thumb or given.reason or given.correction):
+            service.state.withdraw(given.id)
+            return {"id": given.id}
+        service.state.feedback(given.id, given.thumb, given.reason, given.correction)
+        if given.thumb:
+            service.metrics.feedback.labels(given.thumb).inc()
+        return {"id": given.id}
+
+    @app.delete("/v1/customers/{customer}", responses=errors(400, 401, 403, 503))
+    def forget(customer: Annotated[str, PathParameter(max_length=200)], request: Request) -> dict[str, int]:
+        """Delete all transcripts and feedback of a customer, by the id that came as `user`; needs an admin's key."""
+        tenant, _ = admitted(request, count=False)
+        if not tenant.admin:
+            raise HTTPException(403, f"the key of {tenant.name} is not an admin's")
+        return {"deleted": service.state.forget(pseudonym(customer, secret))}
+
     @app.get("/healthz")
-    def healthz() -> dict[str, str]:
+    async def healthz() -> dict[str, str]:
         """Whether this process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses={503: {"description": "Not ready; `reason` says why."}})
     async def readyz() -> Response:
-        """Whether the index and the adapter serve."""
+        """Whether the engine, the index and the adapter serve."""
+        assistant = service.live.assistant
         reason = None
         try:
-            if not is_alive():
-                reason = "the engine has ended"
+            if not is_ready():
+                reason = "the engine is starting"
             elif assistant.adapter not in await assistant.engine.models():
                 reason = f"the engine does not serve the adapter {assistant.adapter}"
         except EngineError as error:
             reason = str(error)
+        service.metrics.ready.set(reason is None)
         if reason:
-            return JSONResponse({"ready": False, "reason": reason}, status_code=503)
-        return JSONResponse({"ready": True, "adapter": assistant.adapter, "index": assistant.index.id})
+            return _json({"ready": False, "reason": reason}, 503)
+        parts = {"release": assistant.release, "adapter": assistant.adapter, "index": assistant.index.id}
+        return _json({"ready": True, **parts})
 
-    @app.get("/", include_in_schema=False)
-    def page() -> FileResponse:
-        policy = (
-            "default-src 'self'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-            "frame-ancestors 'self'"
-        )
-        return FileResponse(PAGE, headers={"Content-Security-Policy": policy})
+    @app.get("/metrics", responses=errors(401, 403))
+    async def metrics(request: Request) -> Response:
+        """Metrics for Prometheus, the engine's among them; needs an admin's key where there are keys."""
+        tenant, _ = admitted(request, count=False)
+        if not tenant.admin:
+            raise HTTPException(403, f"the key of {tenant.name} is not an admin's")
+        service.metrics.show(service)
+        text = service.metrics.render(await service.live.assistant.engine.metrics())
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
-    _answer_errors(app)
+    _serve_page(app, settings.embed_origins)
+    _answer_errors(app, service)
+    app.add_middleware(_BodyLimit)
     return app
 
 
-def _answer_errors(app: FastAPI) -> None:
+def _serve_page(app: FastAPI, embed_origins: tuple[str, ...]) -> None:
+    ancestors = " ".join(("'self'", *embed_origins))
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        f"base-uri 'none'; form-action 'none'; frame-ancestors {ancestors}; "
+        "require-trusted-types-for 'script'; trusted-types dompurify"
+    )
+    headers = {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+    }
+    document = (PAGE / "index.html").read_bytes()
+
+    @app.get("/", include_in_schema=False)
+    def page() -> Response:
+        return Response(document, media_type="text/html; charset=utf-8", headers=headers)
+
+    app.mount("/page", _PageFiles(directory=PAGE))
+
+
+class _PageFiles(StaticFiles):
+    """Kept by browsers for minutes only: their names do not change with the version."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        response = super().file_response(*arguments, **options)
+        response.headers["Cache-Control"] = "public, max-age=300"
+        return response
+
+
+async def _events(
+    exchange: Exchange, model: str, first: Piece, pieces: AsyncIterator[Piece], wants_usage: bool
+) -> AsyncIterator[bytes]:
+    head = {"id": exchange.id, "object": "chat.completion.chunk", "created": exchange.created, "model": model}
+    begun: set[int] = set()
+    ends: list[Piece] = []
+
+    def event(piece: Piece, **more: Any) -> bytes:
+        delta: dict[str, Any] = {} if piece.choice in begun else {"role": "assistant", "content": ""}
+        begun.add(piece.choice)
+        if piece.text:
+            delta["content"] = piece.text
+        if piece.tool_calls:
+            delta["tool_calls"] = piece.tool_calls
+        choice = {"index": piece.choice, "delta": delta, "finish_reason": piece.finish_reason}
+        if piece.logprobs:
+            choice["logprobs"] = piece.logprobs
+        return _event({**head, "choices": [choice], **more})
+
+    try:
+        piece: Piece | None = first
+        while piece is not None:
+            if piece.finish_reason:
+                ends.append(piece)
+            else:
+                yield event(piece)
+            piece = await anext(pieces, None)
+    except SupportError as error:
+        kind = "invalid_request_error" if isinstance(error, InputError) else "api_error"
+        yield _event(_error(str(error), kind, None))
+        return
+    for piece in ends[:-1]:
+        yield event(piece)
+    last = event(ends[-1] if ends else Piece(finish_reason="stop"), assistant=exchange.extension())
+    if wants_usage:
+        last += _event({**head, "choices": [], "usage": exchange.usage()})
+    yield last + b"data: [DONE]\n\n"
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(body) + b"\n\n"
+
+
+class _EventStream(StreamingResponse):
+    """Ends its generator, and with it the engine's work, when the client has gone."""
+
+    def __init__(self, events: AsyncIterator[bytes]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with contextlib.aclosing(self.body_iterator):  # type: ignore[type-var]
+            await super().__call__(scope, receive, send)
+
+
+async def _drained(pieces: AsyncIterator[Piece]) -> None:
+    async for _ in pieces:
+        pass
+
+
+async def _while_connected(request: Request, work: Awaitable[_Result]) -> _Result:
+    """The result of `work`, which is cancelled when the client goes away."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise HTTPException(_CLOSED, "the client has gone")
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class _BodyLimit:
+    """Refuses bodies that are too large, before they are read whole."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > MOST_BODY_BYTES:
+                raise HTTPException(413, f"the request is larger than {MOST_BODY_BYTES} bytes")
+            return message
+
+        await self._app(scope, limited, send)
+
+
+def _answer_errors(app: FastAPI, service: Service) -> None:
     """Errors in OpenAI's shape."""
 
     @app.exception_handler(SupportError)
-    async def on_support_error(request: Request, error: SupportError) -> JSONResponse:
-        if isinstance(error, InputError):
-            return JSONResponse(_error(str(error), "invalid_request_error", None), status_code=400)
-        if isinstance(error, EngineUnavailable):
-            body = _error(str(error), "api_error", "engine_unavailable")
-            return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
-        return JSONResponse(_error(str(error), "api_error", None), status_code=500)
+    async def on_support_error(request: Request, error: SupportError) -> Response:
+        rejected = service.metrics.rejected
+        match error:
+            case AccessDenied():
+                rejected.labels("denied").inc()
+                body = _error(str(error), "authentication_error", "invalid_api_key")
+                return _json(body, 401, {"WWW-Authenticate": "Bearer"})
+            case LimitReached():
+                rejected.labels("limit").inc()
+                body = _error(str(error), "rate_limit_error", "rate_limit_exceeded")
+                return _json(body, 429, {"Retry-After": str(error.retry_after_s)})
+            case Overloaded():
+                rejected.labels("overload").inc()
+                body = _error(str(error), "overloaded_error", "overloaded")
+                return _json(body, 503, {"Retry-After": str(error.retry_after_s)})
+            case UnknownReply():
+                return _json(_error(str(error), "invalid_request_error", "not_found"), 404)
+            case InputError():
+                return _json(_error(str(error), "invalid_request_error", None), 400)
+            case EngineUnavailable():
+                return _json(_error(str(error), "api_error", "engine_unavailable"), 503, {"Retry-After": "5"})
+            case StorageError():
+                _log.error("%s", error)
+                return _json(_error("the database does not answer", "api_error", "storage"), 503, {"Retry-After": "5"})
+        _log.error("%s %s: %s", request.method, request.url.path, error)
+        return _json(_error(str(error), "api_error", None), 500)
 
     @app.exception_handler(HTTPException)
-    async def on_http_exception(request: Request, error: HTTPException) -> JSONResponse:
+    async def on_http_exception(request: Request, error: HTTPException) -> Response:
         body = _error(str(error.detail), "invalid_request_error", None)
-        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+        return _json(body, error.status_code, dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
-    async def on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def on_invalid_request(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        return JSONResponse(_error(f"{place}: {first['msg']}", "invalid_request_error", None), status_code=400)
+        return _json(_error(f"{place}: {first['msg']}", "invalid_request_error", None, place), 400)
+
+    @app.exception_handler(Exception)
+    async def on_surprise(request: Request, error: Exception) -> Response:
+        return _json(_error("something broke in the assistant; its log says what", "api_error", None), 500)
 
 
-def _error(message: str, kind: str, code: str | None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+def _json(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, headers, "application/json")
 
 
-def _usage(outcome: Outcome) -> dict[str, int]:
-    asked, written = outcome.usage.prompt_tokens, outcome.usage.completion_tokens
-    return {"prompt_tokens": asked, "completion_tokens": written, "total_tokens": asked + written}
-
-
-def _log_answer(head: dict[str, Any], outcome: Outcome, started: float) -> None:
-    _log.info(
-        "%s route=%s passages=%d citations=%d tokens=%d+%d ms=%d",
-        head["id"],
-        outcome.route,
-        len(outcome.search.found) if outcome.search else 0,
-        len(outcome.citations),
-        outcome.usage.prompt_tokens,
-        outcome.usage.completion_tokens,
-        (time.monotonic() - started) * 1000,
-    )
+def _error(message: str, kind: str, code: str | None, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

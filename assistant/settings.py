@@ -56,6 +56,51 @@ class Settings(BaseSettings):
     )
     passages: int = Field(3, ge=1, le=20, description="Passages put into the prompt.")
     max_answer_tokens: int = Field(200, ge=1, le=4096, description="Longest answer, in tokens.")
+    on_miss: Literal["adapter", "clarify", "refuse", "handoff"] = Field(
+        "adapter",
+        description="What a question gets that no passage answers: the adapter's own answer, or a fixed text.",
+    )
+    on_sensitive_miss: Literal["adapter", "clarify", "refuse", "handoff"] = Field(
+        "handoff",
+        description="The same, for topics that the policy lets nobody answer without a passage, such as fees.",
+    )
+    on_ambiguous: Literal["grounded", "clarify"] = Field(
+        "grounded", description="What a question gets whose passages may or may not answer it."
+    )
+    withhold_figures: bool = Field(
+        False, description="Leave out sentences with amounts, percentages or deadlines that no passage states."
+    )
+    policy: Path | None = Field(
+        None, description="YAML file of what a person must answer, sensitive topics and fixed texts; default: ours."
+    )
+    keys: Path | None = Field(
+        None,
+        description="YAML file of API keys and quotas; default: keys.yaml in the home, written by `assistant key`.",
+    )
+    database: str | None = Field(
+        None,
+        description="Where transcripts and feedback are kept, such as postgresql://user:password@host/name; default: "
+        "SQLite in the home.",
+    )
+    retention_days: int | None = Field(
+        None, ge=1, description="Days that transcripts and feedback are kept; by default until they are deleted."
+    )
+    queue: int = Field(64, ge=0, description="Requests that may wait while the engine is busy; more are turned away.")
+    queue_s: float = Field(30, gt=0, description="Longest wait of a request for the engine, in seconds.")
+    search_s: float = Field(
+        5, gt=0, description="Longest search, in seconds; after it the answer goes without passages."
+    )
+    silence_s: float = Field(
+        120, gt=0, description="Longest silence of the engine before or within an answer, in seconds."
+    )
+    answer_s: float = Field(300, gt=0, description="Longest answer, in seconds.")
+    drain_s: int = Field(60, ge=0, description="Seconds that running answers get to end when the service is stopped.")
+    embed_origins: tuple[str, ...] = Field(
+        (), description='Sites that may embed the chat widget, as JSON: ["https://shop.example"].'
+    )
+    otlp_endpoint: str | None = Field(
+        None, description="Collector of OpenTelemetry traces over HTTP, such as http://127.0.0.1:4318/v1/traces."
+    )
     engine_url: str | None = Field(
         None,
         description="An OpenAI-compatible engine that serves the base (as `base`) and the adapter (under its own "
@@ -92,6 +137,14 @@ class Settings(BaseSettings):
     @property
     def logs(self) -> Path:
         return self.home / "logs"
+
+    @property
+    def keys_file(self) -> Path:
+        return self.keys or self.home / "keys.yaml"
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.home / 'state.db'}"
 
 
 def read_settings(**options: Any) -> Settings:

@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from assistant import prompt, releases
 from assistant.base_models import served_folder
-from assistant.engine import Engine, EngineProcess, Sampling, Usage
+from assistant.engine import Engine, Sampling, Usage
+from assistant.engine_process import EngineProcess
 from assistant.prompt import Message
 from assistant.settings import Settings, read_settings
 from eval.cases import Case, read_cases
@@ -163,7 +164,7 @@ class _engine:
 
         async def one(messages: Sequence[Message]) -> str:
             async with room:
-                text = "".join([piece async for piece in engine.stream("model", list(messages), SAMPLING, Usage())])
+                text = "".join([piece.text async for piece in engine.answer("model", list(messages), SAMPLING, Usage())])
                 bar.update()
                 return text
 

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from assistant.base_models import load_model, load_tokenizer, prepare, served_folder
-from assistant.engine import EngineProcess
+from assistant.engine_process import EngineProcess
 from assistant.prompt import tokens
 from assistant.settings import Settings
 from eval.intervals import Interval, clustered_mean

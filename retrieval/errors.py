@@ -2,10 +2,14 @@
 
     SupportError
     ├── InputError          a file, line, setting or argument is not what it should be
+    │   └── UnknownReply        feedback is about a reply that is not recorded (assistant/state.py)
     ├── ModelError          a model folder or package is missing, changed or of the wrong kind
     ├── IndexDamaged        an index does not match its manifest
     ├── NotReady            a part that the command needs was not built yet
-    ├── StorageError        the disk refused a write
+    ├── StorageError        the disk or the database refused a write
+    ├── AccessDenied        a request has no key, or one that is not known
+    ├── LimitReached        a tenant or an address has used up its requests or tokens, for a while
+    ├── Overloaded          more requests are waiting than can be answered in time
     └── EngineError         the language model engine did not start, died, or refused a request
         └── EngineUnavailable   it cannot be reached now; the same request may succeed later
 
@@ -36,6 +40,22 @@ class NotReady(SupportError):
 
 class StorageError(SupportError):
     pass
+
+
+class AccessDenied(SupportError):
+    pass
+
+
+class LimitReached(SupportError):
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(SupportError):
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class EngineError(SupportError):

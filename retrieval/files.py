@@ -8,7 +8,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from retrieval.errors import StorageError
@@ -64,8 +64,8 @@ def _refusal(error: Exception) -> str | None:
     return "no space left on device" if full else None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: temporary name, fsync, rename.
+def write_text(path: Path, text: str | Iterable[str], mode: int = 0o644) -> None:
+    """Write a file whole or not at all: temporary name, fsync, rename. `text` may come in parts.
 
     Raises:
         StorageError: The disk refused; the file that was there before is unchanged.
@@ -74,9 +74,9 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            os.fchmod(descriptor, 0o644)
+            os.fchmod(descriptor, mode)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+                file.writelines([text] if isinstance(text, str) else text)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, path)

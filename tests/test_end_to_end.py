@@ -17,7 +17,8 @@ import pytest
 
 from assistant import prompt
 from assistant.base_models import load_tokenizer
-from assistant.engine import Engine, free_port
+from assistant.engine import Engine
+from assistant.engine_process import free_port
 from assistant.prompt import Message
 from assistant.releases import live
 from retrieval.passages import Passage
@@ -93,8 +94,11 @@ def service(home: Path) -> Iterator[str]:
             pytest.fail(f"assistant serve did not become ready:\n{process.communicate()[0]}")
         time.sleep(1)
     yield url
-    process.send_signal(signal.SIGINT)
-    process.wait(60)
+    engine = _engine_url(home)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"{engine}/v1/models", timeout=5)
 
 
 def _ready(url: str) -> bool:

@@ -1,14 +1,22 @@
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from assistant.engine import Engine, EngineProcess, Sampling, Usage, check_port, free_port
+from assistant import engine_process
+from assistant.engine import Engine, Piece, Sampling, Usage
+from assistant.engine_process import EngineProcess, check_port, free_port
 from assistant.prompt import Message
 from assistant.settings import Settings
 from retrieval.errors import EngineError, EngineUnavailable, InputError
@@ -29,6 +37,12 @@ class _StubEngine(BaseHTTPRequestHandler):
             self._send(
                 200, b'data: {"choices": [{"delta": {"content": "He"}}]}\n\ndata: {"error": {"message": "boom"}}\n\n'
             )
+        elif not body.get("stream"):
+            reply = {
+                "choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "length"}],
+                "usage": {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}},
+            }
+            self._send(200, json.dumps(reply).encode())
         else:
             chunks = [
                 {"choices": [{"delta": {"content": "He"}}]},
@@ -56,12 +70,12 @@ def url() -> Iterator[str]:
     server.shutdown()
 
 
-def streamed(url: str, model: str, usage: Usage | None = None) -> str:
+def streamed(url: str, model: str, usage: Usage | None = None, whole: bool = False, **bounds: float) -> str:
     async def read() -> str:
-        engine = Engine(url)
+        engine = Engine(url, **bounds)
         try:
-            pieces = engine.stream(model, QUESTION, Sampling(max_tokens=5), usage or Usage())
-            return "".join([piece async for piece in pieces])
+            pieces = engine.answer(model, QUESTION, Sampling(max_tokens=5), usage or Usage(), whole)
+            return "".join([piece.text async for piece in pieces])
         finally:
             await engine.close()
 
@@ -72,6 +86,38 @@ def test_pieces_and_usage_of_a_stream(url: str) -> None:
     usage = Usage()
     assert streamed(url, "good", usage) == "Hello"
     assert (usage.prompt_tokens, usage.completion_tokens, usage.finish_reason) == (3, 2, "length")
+
+
+def test_a_whole_answer_is_one_piece(url: str) -> None:
+    usage = Usage()
+    assert streamed(url, "good", usage, whole=True) == "Hello"
+    assert (usage.completion_tokens, usage.finish_reason, usage.cached_tokens) == (2, "length", 1)
+
+
+def test_text_that_comes_at_once_is_passed_on_at_once(url: str) -> None:
+    async def pieces() -> list[Piece]:
+        engine = Engine(url)
+        answer = engine.answer("good", QUESTION, Sampling(max_tokens=5), Usage())
+        try:
+            return [piece async for piece in answer]
+        finally:
+            await engine.close()
+
+    assert asyncio.run(pieces()) == [Piece("Hello", finish_reason="length")]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_answer_that_takes_too_long_is_ended(url: str, whole: bool) -> None:
+    with pytest.raises(EngineUnavailable):
+        streamed(url, "good", whole=whole, answer_s=1e-9)
+
+
+def test_an_engine_that_falls_silent_is_unavailable() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        with pytest.raises(EngineUnavailable, match="went away"):
+            streamed(f"http://127.0.0.1:{listening.getsockname()[1]}", "good", silence_s=0.1)
 
 
 def test_a_request_that_the_engine_refuses_is_the_callers_error(url: str) -> None:
@@ -116,3 +162,101 @@ def test_an_engine_that_dies_at_start_says_why(tmp_path: Path) -> None:
     assert "no such architecture" in str(caught.value)
     assert str(tmp_path / "engine.log") in str(caught.value)
     assert not process.alive
+
+
+# The child process, with a server of a few lines in place of vLLM.
+
+SERVER = """
+import http.server, json, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"data": [{"id": name} for name in ("base", *sys.argv[2:])]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineProcess]:
+    monkeypatch.setattr(engine_process, "_FIRST_PAUSE_S", 0.1)
+    process = EngineProcess(Settings(home=tmp_path, engine_start_s=20), "m", "a", None, tmp_path / "engine.log")
+    process._command = [sys.executable, "-c", SERVER, str(process.port)]
+    monkeypatch.setattr(engine_process, "_cpu_arguments", list)
+    yield process
+    process.stop()
+
+
+def test_an_engine_that_is_killed_is_started_again_and_not_ready_meanwhile(process: EngineProcess) -> None:
+    async def run() -> None:
+        watching = asyncio.create_task(process.watch())
+        for restarts in (1, 2):
+            assert process.ready
+            first = process._process
+            assert first is not None
+            os.killpg(first.pid, signal.SIGKILL)
+            async with asyncio.timeout(20):
+                while process.ready:
+                    await asyncio.sleep(0.01)
+                with pytest.raises(EngineUnavailable, match="the engine is starting"):
+                    engine = Engine(process.url, is_ready=lambda: process.ready)
+                    await anext(engine.answer("a", QUESTION, Sampling(5), Usage()))
+                while not process.ready:
+                    await asyncio.sleep(0.01)
+            assert process.restarts == restarts
+        process.stop()
+        await asyncio.wait_for(watching, 20)
+
+    process.start()
+    asyncio.run(run())
+    assert not process.alive
+
+
+def test_an_engine_that_cannot_start_again_is_tried_until_it_can(process: EngineProcess) -> None:
+    async def run() -> None:
+        watching = asyncio.create_task(process.watch())
+        command, process._command = process._command, [sys.executable, "-c", "raise SystemExit('no memory')"]
+        assert process._process is not None
+        os.killpg(process._process.pid, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while process.ready or not process._log.read_text().startswith("no memory"):
+                await asyncio.sleep(0.01)
+            process._command = command
+            while not process.ready:
+                await asyncio.sleep(0.01)
+        process.stop()
+        await asyncio.wait_for(watching, 20)
+
+    process.start()
+    asyncio.run(run())
+
+
+def test_an_engine_does_not_outlive_a_service_that_is_killed(tmp_path: Path) -> None:
+    """It went on holding its memory, and its port, until somebody found it."""
+    script = f"""
+import sys
+from pathlib import Path
+from assistant import engine_process
+from assistant.engine_process import EngineProcess
+from assistant.settings import Settings
+engine_process._cpu_arguments = list
+process = EngineProcess(Settings(home=Path({str(tmp_path)!r})), "m", "a", None, Path({str(tmp_path / "log")!r}))
+process._command = [sys.executable, "-c", {SERVER!r}, str(process.port)]
+process.start()
+print(process.port, flush=True)
+sys.stdin.read()
+"""
+    service = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert service.stdout is not None
+    port = int(service.stdout.readline())
+    service.kill()
+    service.wait()
+    deadline = time.monotonic() + 20
+    with contextlib.suppress(OSError):
+        while time.monotonic() < deadline:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            time.sleep(0.05)
+        pytest.fail("the engine still listens")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.releases import EMPTY, Release, live, publish, require
+from assistant.releases import EMPTY, Release, history, live, promote, publish, require, rollback
 from retrieval.errors import InputError, NotReady, StorageError
 
 WHOLE = Release(index="i1", adapter="a1", base="smollm2-135m", prompt="p1")
@@ -30,7 +30,9 @@ def test_the_old_release_stays_and_going_back_is_writing_its_name(tmp_path: Path
 def test_publishing_the_same_again_adds_no_file(tmp_path: Path) -> None:
     publish(tmp_path, index="i1")
     publish(tmp_path, index="i1")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["live", f"{replace(EMPTY, index='i1').id}.json"])
+    files = ["history", "live", f"{replace(EMPTY, index='i1').id}.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
+    assert len(history(tmp_path)) == 1
 
 
 def test_a_full_disk_leaves_the_old_release_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,3 +68,34 @@ def test_a_release_serves_on_the_base_that_its_adapter_was_trained_on() -> None:
     ]:
         with pytest.raises(NotReady, match=message):
             require(release, base)
+
+
+def test_going_back_twice_comes_back(tmp_path: Path) -> None:
+    first = publish(tmp_path, index="i1")
+    second = publish(tmp_path, index="i2")
+    assert rollback(tmp_path) == live(tmp_path) == first
+    assert rollback(tmp_path) == live(tmp_path) == second
+    assert [entry.release for entry in history(tmp_path)] == [first.id, second.id, first.id, second.id]
+
+
+def test_without_an_earlier_release_there_is_no_going_back(tmp_path: Path) -> None:
+    publish(tmp_path, index="i1")
+    with pytest.raises(InputError, match="there is nothing to go back to"):
+        rollback(tmp_path)
+
+
+def test_any_release_can_be_made_live_by_its_name(tmp_path: Path) -> None:
+    first = publish(tmp_path, index="i1")
+    publish(tmp_path, index="i2")
+    publish(tmp_path, index="i3")
+    assert promote(tmp_path, first.id) == live(tmp_path) == first
+    with pytest.raises(InputError, match=r"no release 'i9'.*known: "):
+        promote(tmp_path, "i9")
+
+
+def test_a_damaged_line_of_the_history_is_named(tmp_path: Path) -> None:
+    publish(tmp_path, index="i1")
+    with (tmp_path / "history").open("a") as file:
+        file.write("yesterday\n")
+    with pytest.raises(InputError, match=r"history:2 is not a time and a release but 'yesterday'"):
+        history(tmp_path)

@@ -8,13 +8,22 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from assistant.access import Access, add_key
+from assistant.admission import Admission
 from assistant.chat import Assistant
-from assistant.engine import Sampling, Usage
-from assistant.prompt import Message
+from assistant.engine import Piece, Sampling, Usage
+from assistant.exchange import Service
+from assistant.live import Live
+from assistant.metrics import Metrics
+from assistant.policy import read_policy
+from assistant.prompt import ID, Message
 from assistant.redaction import redact
-from assistant.service import create_app
+from assistant.service import MOST_BODY_BYTES, create_app
+from assistant.settings import read_settings
+from assistant.state import State
+from assistant.tracing import Tracer
 from retrieval.build import build
-from retrieval.errors import EngineUnavailable
+from retrieval.errors import EngineError, EngineUnavailable
 from retrieval.index import Index
 
 REFUND = "# Refunds\n\n## The time limit\n\nRefunds take 5 days."
@@ -26,24 +35,36 @@ ARTICLES = {
 
 
 class FakeEngine:
-    """Says one sentence; or is down."""
+    """Says one sentence as often as it is asked for; or is down, or fails in mid-answer."""
 
     def __init__(self) -> None:
-        self.down = False
+        self.down = self.fails = False
         self.seen: list[Message] = []
+        self.passed: dict[str, Any] = {}
 
     async def models(self) -> list[str]:
         if self.down:
             raise EngineUnavailable("the engine does not answer")
         return ["base", "adapter-1"]
 
-    async def stream(self, model: str, messages: list[Message], sampling: Sampling, usage: Usage) -> AsyncIterator[str]:
+    async def metrics(self) -> str:
+        return "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 1.0\nother 2.0\n"
+
+    async def answer(
+        self, model: str, messages: list[Message], sampling: Sampling, usage: Usage, whole: bool
+    ) -> AsyncIterator[Piece]:
         if self.down:
             raise EngineUnavailable("the engine does not answer")
-        self.seen = messages
-        for piece in ("Refunds ta", "ke 5 da", "ys."):
-            yield piece
+        self.seen, self.passed = messages, dict(sampling.passed)
+        choices = range(sampling.passed.get("n", 1))
+        for text in ("Refunds ta", "ke 5 da", "ys."):
+            for choice in choices:
+                yield Piece(text, choice)
+            if self.fails:
+                raise EngineError("boom")
         usage.prompt_tokens, usage.completion_tokens = 10, 3
+        for choice in choices:
+            yield Piece("", choice, finish_reason="stop")
 
     async def close(self) -> None:
         pass
@@ -67,10 +88,33 @@ def index(tmp_path: Path, keywords, gate_at) -> Index:
 
 
 @pytest.fixture
-def client(engine: FakeEngine, index: Index) -> Iterator[TestClient]:
-    assistant = Assistant(index, engine, "adapter-1", ("en",), passages=1)  # type: ignore[arg-type]
-    with TestClient(create_app(assistant, most_tokens=50)) as client:
-        yield client
+def served(index: Index, engine: FakeEngine, tmp_path: Path) -> Iterator[Any]:
+    """Makes a client of a service with some settings."""
+    opened = []
+
+    def serve(access: Access | None = None, admission: Admission | None = None, **options: Any) -> TestClient:
+        settings = read_settings(home=tmp_path, passages=1, max_answer_tokens=50, **options)
+        assistant = Assistant("r1", index, engine, "adapter-1", ("en",), read_policy(None), settings)  # type: ignore[arg-type]
+        service = Service(
+            live=Live(assistant),
+            access=access or Access(tmp_path / "keys.yaml"),
+            admission=admission or Admission(4, 4, 1),
+            state=State(settings.database_url),
+            metrics=Metrics(),
+            tracer=Tracer(),
+        )
+        client = TestClient(create_app(service, settings, b"secret"), raise_server_exceptions=False)
+        opened.append(client)
+        return client.__enter__()
+
+    yield serve
+    for client in opened:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def client(served) -> TestClient:
+    return served()
 
 
 def body(question: str, **more: Any) -> dict[str, Any]:
@@ -96,9 +140,17 @@ def test_a_reply_has_openais_shape_and_the_extension(client: TestClient, index: 
                 "place": "line 8",
             }
         ],
+        "notice": reply["assistant"]["notice"],
+        "reason": None,
+        "unsupported": [],
+        "dropped_citations": 0,
+        "degraded": [],
         "adapter": "adapter-1",
         "index": index.id,
+        "release": "r1",
+        "prompt": ID,
     }
+    assert reply["assistant"]["notice"]
     assert REFUND[30:50] == "Refunds take 5 days."
 
 
@@ -132,7 +184,12 @@ def test_a_card_number_reaches_neither_the_engine_nor_the_log(
         (body("hi", model="gpt-5"), 404, "model 'gpt-5' does not exist"),
         (body("  "), 400, "the last message must be the user's"),
         (body("hi", temperature=9), 400, "temperature: "),
-        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages.0.role: "),
+        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "the last message must be the user's"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages.0.role: "),
+        (body("hi", n=5), 400, "n: "),
+        (body("hi", stop=["a"] * 5), 400, "stop."),
+        (body("hi", top_logprobs=21), 400, "top_logprobs: "),
+        ({"messages": [{"role": "user", "content": "hi"}] * 201}, 400, "messages: "),
     ],
 )
 def test_a_bad_request_is_refused_in_openais_shape(
@@ -155,7 +212,7 @@ def test_no_json_is_refused_in_openais_shape(client: TestClient) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_engine_that_is_down_is_503_with_retry_after(client: TestClient, engine: FakeEngine, stream: bool) -> None:
     engine.down = True
-    reply = client.post("/v1/chat/completions", json=body("refunds?", stream=stream))
+    reply = client.post("/v1/chat/completions", json=body("hello?", model="assistant:lora", stream=stream))
     assert reply.status_code == 503
     assert reply.headers["Retry-After"] == "5"
     assert reply.json()["error"]["code"] == "engine_unavailable"
@@ -163,10 +220,142 @@ def test_an_engine_that_is_down_is_503_with_retry_after(client: TestClient, engi
     assert client.get("/healthz").status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_passages_are_quoted_while_the_engine_is_down(client: TestClient, engine: FakeEngine, stream: bool) -> None:
+    engine.down = True
+    text, extension = said(client.post("/v1/chat/completions", json=body("refunds?", stream=stream)), stream)
+    assert text == "From our help centre:\nRefunds take 5 days. [1]"
+    assert (extension["route"], extension["degraded"]) == ("quoted", ["engine"])
+
+
+def said(reply: Any, stream: bool) -> tuple[str, dict[str, Any]]:
+    """Text and extension of a reply."""
+    assert reply.status_code == 200, reply.text
+    if not stream:
+        whole = reply.json()
+        return whole["choices"][0]["message"]["content"], whole["assistant"]
+    lines = [line.removeprefix("data: ") for line in reply.text.strip().split("\n\n")]
+    chunks = [json.loads(line) for line in lines if line != "[DONE]"]
+    text = "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"])
+    return text, next(chunk["assistant"] for chunk in chunks if "assistant" in chunk)
+
+
+def test_a_failure_in_mid_stream_is_an_error_event_and_no_done(client: TestClient, engine: FakeEngine) -> None:
+    engine.fails = True
+    reply = client.post("/v1/chat/completions", json=body("refunds?", stream=True))
+    last = reply.text.strip().split("\n\n")[-1]
+    assert json.loads(last.removeprefix("data: "))["error"] == {
+        "message": "boom",
+        "type": "api_error",
+        "param": None,
+        "code": None,
+    }
+    assert client.post("/v1/chat/completions", json=body("refunds?")).status_code == 500
+
+
+def test_several_answers_are_marked_each_by_itself(client: TestClient) -> None:
+    choices = client.post("/v1/chat/completions", json=body("refunds?", n=2)).json()["choices"]
+    assert [(c["index"], c["message"]["content"], c["finish_reason"]) for c in choices] == [
+        (0, "Refunds take 5 days. [1]", "stop"),
+        (1, "Refunds take 5 days. [1]", "stop"),
+    ]
+
+
+def test_tools_and_schemas_reach_the_engine_and_json_gets_no_markers(client: TestClient, engine: FakeEngine) -> None:
+    tool = {"type": "function", "function": {"name": "refund_status", "parameters": {}}}
+    shape = {"type": "json_object"}
+    asked = body("refunds?", tools=[tool], tool_choice="auto", response_format=shape, logprobs=True, top_logprobs=2)
+    text, _ = said(client.post("/v1/chat/completions", json=asked), stream=False)
+    assert text == "Refunds take 5 days."
+    assert engine.passed == {
+        "tools": [tool],
+        "tool_choice": "auto",
+        "response_format": shape,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+
+
+def test_what_tools_replied_is_part_of_the_prompt_and_cleared_of_cards(client: TestClient, engine: FakeEngine) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"card": 4111111111111111}'}}
+    turns = [
+        {"role": "user", "content": "where is my refund?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "sent to 4111 1111 1111 1111"},
+    ]
+    reply = client.post("/v1/chat/completions", json={"messages": turns})
+    assert reply.status_code == 200, reply.text
+    *_, called, told = engine.seen
+    assert json.loads(called.tool_calls[0]["function"]["arguments"]) == {"card": "<CARD_1>"}
+    assert told.content == "sent to <CARD_1>"
+
+
+# Keys, limits and load.
+
+
+def test_with_keys_only_those_who_have_one_may_ask(served, tmp_path: Path) -> None:
+    key = add_key(tmp_path / "keys.yaml", "shop", 2, None, False)
+    client = served(Access(tmp_path / "keys.yaml"))
+    for headers in ({}, {"Authorization": "Bearer sk-wrong"}):
+        reply = client.post("/v1/chat/completions", json=body("refunds?"), headers=headers)
+        assert (reply.status_code, reply.json()["error"]["type"]) == (401, "authentication_error")
+        assert client.get("/v1/search", params={"q": "x"}, headers=headers).status_code == 401
+    known = {"Authorization": f"Bearer {key}"}
+    statuses = [client.post("/v1/chat/completions", json=body("refunds?"), headers=known) for _ in range(3)]
+    assert [reply.status_code for reply in statuses] == [200, 200, 429]
+    assert 1 <= int(statuses[2].headers["Retry-After"]) <= 60
+    assert client.get("/metrics", headers=known).status_code == 403
+    assert client.delete("/v1/customers/c", headers=known).status_code == 403
+    assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+
+
+def test_a_full_queue_turns_away_with_a_time_to_come_back(served) -> None:
+    client = served(admission=Admission(0, 0, 1))
+    reply = client.post("/v1/chat/completions", json=body("refunds?"))
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "overloaded")
+    assert reply.headers["Retry-After"] == "1"
+
+
+def test_a_body_that_is_too_large_is_refused(client: TestClient) -> None:
+    reply = client.post("/v1/chat/completions", content=b" " * (MOST_BODY_BYTES + 1))
+    assert (reply.status_code, reply.json()["error"]["type"]) == (413, "invalid_request_error")
+
+
+# Feedback and transcripts.
+
+
+def test_feedback_is_kept_with_its_reply(client: TestClient, tmp_path: Path) -> None:
+    asked = body("refund to 4111 1111 1111 1111?", user="customer-7", metadata={"conversation": "c-1"})
+    reply = client.post("/v1/chat/completions", json=asked).json()
+    opinion = {"id": reply["id"], "thumb": "down", "reason": "wrong", "correction": "To 4111 1111 1111 1111: 45 days."}
+    assert client.post("/v1/feedback", json=opinion).status_code == 201
+    state = State(f"sqlite:///{tmp_path / 'state.db'}")
+    (line,) = state.export()
+    state.close()
+    assert line["id"] == reply["id"] and line["route"] == "grounded"
+    assert line["messages"] == [
+        {"role": "user", "content": "refund to <CARD_1>?"},
+        {"role": "assistant", "content": "Refunds take 5 days. [1]"},
+    ]
+    assert line["feedback"] == {"thumb": "down", "reason": "wrong", "correction": "To <CARD_1>: 45 days."}
+    assert client.delete("/v1/customers/customer-7").json() == {"deleted": 1}
+    assert client.post("/v1/feedback", json=opinion).status_code == 404
+
+
+def test_the_metrics_count_what_was_answered_and_pass_the_engines_on(client: TestClient) -> None:
+    client.post("/v1/chat/completions", json=body("refunds?"))
+    text = client.get("/metrics").text
+    assert 'assistant_requests_total{arm="assistant",route="grounded",status="answered"} 1.0' in text
+    assert 'assistant_retrieval_total{decision="hit"} 1.0' in text
+    assert 'assistant_tokens_total{kind="completion"} 3.0' in text
+    assert 'assistant_citations_total{outcome="kept"} 1.0' in text
+    assert "vllm:num_requests_running 1.0" in text and "\nother" not in text
+
+
 def test_it_is_ready_when_the_engine_serves_the_adapter(client: TestClient, index: Index) -> None:
     reply = client.get("/readyz")
     assert reply.status_code == 200
-    assert reply.json() == {"ready": True, "adapter": "adapter-1", "index": index.id}
+    assert reply.json() == {"ready": True, "release": "r1", "adapter": "adapter-1", "index": index.id}
 
 
 def test_search_says_what_it_found_and_how_it_decided(client: TestClient) -> None:
@@ -255,18 +444,26 @@ def test_the_entry_of_a_list_and_a_chinese_name_are_articles_too(client: TestCli
 def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
     page = client.get("/")
     assert page.status_code == 200
-    assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "frame-ancestors 'self';" in page.headers["Content-Security-Policy"]
+    script = client.get("/page/chat.js")
+    assert (script.status_code, script.headers["Cache-Control"]) == (200, "public, max-age=300")
+    assert client.get("/page/../service.py").status_code == 404
     assert "http://" not in page.text and "https://" not in page.text
 
 
-def test_a_merged_adapter_is_offered_without_the_arms_that_lack_it(engine: FakeEngine, index: Index) -> None:
-    assistant = Assistant(index, engine, "adapter-1", ("en",), passages=1, merged=True)  # type: ignore[arg-type]
-    with TestClient(create_app(assistant, most_tokens=50)) as client:
-        names = [model["id"] for model in client.get("/v1/models").json()["data"]]
-        assert names == ["assistant", "assistant:rag+lora", "assistant:lora"]
-        refused = client.post("/v1/chat/completions", json=body("Refunds?", model="assistant:rag"))
-        assert refused.status_code == 404
-        assert "one of: assistant, assistant:rag+lora, assistant:lora" in refused.text
+def test_sites_that_may_embed_the_widget_are_a_setting(served) -> None:
+    client = served(embed_origins=("https://shop.example",))
+    assert "frame-ancestors 'self' https://shop.example;" in client.get("/").headers["Content-Security-Policy"]
+
+
+def test_a_merged_adapter_is_offered_without_the_arms_that_lack_it(served) -> None:
+    client = served(merged=True)
+    names = [model["id"] for model in client.get("/v1/models").json()["data"]]
+    assert names == ["assistant", "assistant:rag+lora", "assistant:lora"]
+    refused = client.post("/v1/chat/completions", json=body("Refunds?", model="assistant:rag"))
+    assert refused.status_code == 404
+    assert "one of: assistant, assistant:rag+lora, assistant:lora" in refused.text
 
 
 def test_the_models_are_the_ways_to_answer(client: TestClient) -> None:

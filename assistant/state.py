@@ -1,0 +1,511 @@
+"""What was answered and what customers thought of it: transcripts and feedback, in SQLite or PostgreSQL.
+
+One table: feedback stands in the row of the reply that it is about, so that it is deleted, exported and kept with it.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import sqlite3
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from sqlalchemy import (
+    JSON,
+    URL,
+    Column,
+    ColumnElement,
+    DateTime,
+    Delete,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    Update,
+    create_engine,
+    delete,
+    event,
+    insert,
+    make_url,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
+
+from assistant.redaction import Redactor, redact
+from retrieval.errors import InputError, StorageError
+from retrieval.files import alone, storage_errors
+
+VERSION = 1
+"""Of the tables."""
+MOST_WAITING = 10_000
+"""Transcripts kept in memory while the database cannot be reached."""
+PATIENCE_S = 10.0
+"""How long a caller waits for a database that cannot be reached, or that another process keeps locked."""
+_AT_ONCE = 256
+"""Rows in one transaction, or in one page of an export."""
+_PAUSES_S = (0.1, 2.0)
+"""Between two attempts to write: the first pause, which doubles, and the longest."""
+_WRITE_IT_AS = "write sqlite:////folder/state.db or postgresql://user:password@host/database"
+_PREPARING = 0x5C3A
+"""The advisory lock under which tables are made in PostgreSQL."""
+_SECRET_BYTES = 32
+_log = logging.getLogger("assistant")
+
+_tables = MetaData()
+_schema = Table("schema", _tables, Column("version", Integer, nullable=False))
+_transcripts = Table(
+    "transcripts",
+    _tables,
+    Column("id", Text, primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("customer", Text, index=True),
+    Column("conversation", Text),
+    Column("lang", Text, nullable=False),
+    Column("arm", Text, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("reason", Text),
+    Column("release", Text, nullable=False),
+    Column("messages", JSON, nullable=False),
+    Column("made", JSON, nullable=False),
+    Column("thumb", Text),
+    Column("thumb_reason", Text),
+    Column("correction", Text),
+    Index("transcripts_by_time", "at", "id"),
+)
+
+
+class UnknownReply(InputError):
+    """Feedback is about a reply that was never recorded, or is deleted by now."""
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One answered request, redacted by whoever made it."""
+
+    id: str
+    """The reply's: chatcmpl-…"""
+    at: datetime
+    tenant: str
+    """Whose API key it was, or "anonymous"."""
+    customer: str | None
+    """A `pseudonym`, never the id that the caller gave."""
+    conversation: str | None
+    """The id that the caller gave it."""
+    lang: str
+    arm: str
+    route: str
+    reason: str | None
+    """Why it was handed over or refused."""
+    release: str
+    messages: tuple[dict[str, Any], ...]
+    """As the OpenAI API has them, the reply last."""
+    made: dict[str, Any]
+    """All else about how it was made, as JSON: adapter, index, citations, usage, milliseconds of each stage."""
+
+
+class State:
+    """An open database of transcripts. Every method may be called from any thread.
+
+    One thread writes: what was recorded while it committed becomes its next transaction. A database that cannot be
+    reached is tried again until it answers.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open the database, and make its tables if it is new.
+
+        Raises:
+            InputError: The URL is none, the database cannot be opened, or a newer version wrote it.
+        """
+        self._url = _parsed(url)
+        self._name = _shown(self._url)
+        self._in_file = self._url.drivername == "sqlite"
+        self._engine = _engine(self._url)
+        try:
+            self._prepare()
+        except (SQLAlchemyError, OSError) as error:
+            self._engine.dispose()
+            raise InputError(
+                f"cannot open the database {self._name}: {_reason(error)}; check that it runs, that its user may "
+                f"create tables, and its URL: {_WRITE_IT_AS}"
+            ) from error
+        self.dropped = 0
+        """Transcripts that were lost: the database was away for too long, or refused the row."""
+        self._waiting: deque[tuple[int, Transcript]] = deque()
+        self._writing: list[tuple[int, Transcript]] = []
+        self._recorded = 0
+        self._away = self._full = False
+        self._changed = threading.Condition()
+        """Guards all of the above."""
+        self._closing = threading.Event()
+        self._writer = threading.Thread(target=self._write, name="transcripts", daemon=True)
+        self._writer.start()
+
+    def _prepare(self) -> None:
+        database = self._url.database or ""
+        if self._in_file:
+            Path(database).parent.mkdir(parents=True, exist_ok=True)
+            Path(database).touch(mode=0o600)  # the files beside it get the same permissions
+            alone_here = "BEGIN IMMEDIATE"
+        else:
+            alone_here = f"SELECT pg_advisory_xact_lock({_PREPARING})"
+        with self._engine.begin() as connection:
+            connection.exec_driver_sql(alone_here)
+            _schema.create(connection, checkfirst=True)
+            version = connection.scalar(select(_schema.c.version))
+            if version is None:
+                connection.execute(insert(_schema).values(version=VERSION))
+            elif version > VERSION:
+                raise InputError(
+                    f"a newer assistant wrote the database {self._name}: its tables are of version {version}, and this "
+                    f"one knows version {VERSION}; upgrade the assistant, or give it another database"
+                )
+            _tables.create_all(connection)
+
+    def record(self, transcript: Transcript) -> None:
+        """Have a transcript written soon; this takes microseconds and raises nothing."""
+        with self._changed:
+            if self._closing.is_set():
+                self._drop(1)
+                return
+            self._recorded += 1
+            self._waiting.append((self._recorded, transcript))
+            self._drop_oldest()
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Return once all that was recorded before is committed.
+
+        Raises:
+            StorageError: It is not within `PATIENCE_S`; the transcripts go on waiting.
+        """
+        with self._changed:
+            last = self._recorded
+            if not self._changed.wait_for(lambda: self._first_waiting() > last, PATIENCE_S):
+                raise StorageError(
+                    f"the database {self._name} did not take {len(self._writing) + len(self._waiting)} transcripts "
+                    f"within {PATIENCE_S:g} s; they are tried again while the assistant runs: check the database"
+                )
+
+    def feedback(
+        self, reply: str, thumb: Literal["up", "down"] | None, reason: str | None, correction: str | None
+    ) -> None:
+        """Keep what a customer thought of a reply; it is on the disk when this returns.
+
+        A second one about the same reply replaces what it gives. The texts are redacted here.
+
+        Raises:
+            UnknownReply: No such reply was recorded.
+            InputError: It gives nothing.
+            StorageError: The database cannot be reached.
+        """
+        texts = {"thumb_reason": reason, "correction": correction}
+        given = {column: _storable(text) for column, text in texts.items() if text is not None}
+        given = dict(zip(given, Redactor().conversation(list(given.values())), strict=True))
+        if thumb:
+            given["thumb"] = thumb
+        if not given:
+            raise InputError("the feedback is empty; give a thumb, a reason or a correction")
+        self._set_opinion(reply, given)
+
+    def withdraw(self, reply: str) -> None:
+        """Take the feedback on a reply back; raises as `feedback` does."""
+        self._set_opinion(reply, {"thumb": None, "thumb_reason": None, "correction": None})
+
+    def _set_opinion(self, reply: str, columns: dict[str, Any]) -> None:
+        change = update(_transcripts).where(_transcripts.c.id == _storable(reply)).values(columns)
+        if self._rows_changed(change):
+            return
+        self.flush()
+        if not self._rows_changed(change):
+            raise UnknownReply(
+                f"there is no reply {redact(reply)[:60]!r}; give the id of a chat completion, as the answer has it. "
+                "Replies are deleted after their retention, and when a customer is forgotten"
+            )
+
+    def export(self, since: datetime | None = None) -> Iterator[dict[str, Any]]:
+        """Transcripts in order of time as lines of a log, in the format that finetune/logs/formats.py describes.
+
+        Raises:
+            StorageError: The database cannot be reached.
+        """
+        self.flush()
+        columns = _transcripts.c
+        query = select(_transcripts).order_by(columns.at, columns.id).limit(_AT_ONCE)
+        page = query if since is None else query.where(columns.at >= _utc(since))
+        # A page is a transaction of its own: one that lasted as long as its reader would keep deleted text in the log.
+        while True:
+            with self._answering(), self._engine.connect() as connection:
+                rows = connection.execute(page).mappings().all()
+            for row in rows:
+                yield _line(dict(row))
+            if len(rows) < _AT_ONCE:
+                return
+            at, id = _utc(rows[-1]["at"]), rows[-1]["id"]
+            page = query.where(or_(columns.at > at, (columns.at == at) & (columns.id > id)))
+
+    def forget(self, customer: str) -> int:
+        """Delete all transcripts of a `pseudonym`, with their feedback; returns how many.
+
+        From SQLite's files, which are written anew, the text is gone when this returns. PostgreSQL overwrites it some
+        time after its VACUUM came by, and keeps it in archived logs and backups for as long as these are kept.
+
+        Raises:
+            StorageError: The database cannot be reached, or another process keeps reading the deleted text.
+        """
+        self.flush()
+        return self._delete(_transcripts.c.customer == customer)
+
+    def prune(self, before: datetime) -> int:
+        """Delete all transcripts from before a time, with their feedback, as `forget` does; returns how many."""
+        return self._delete(_transcripts.c.at < _utc(before))
+
+    def close(self) -> None:
+        """Write what waits, for at most `PATIENCE_S`, and close the database. A second time does nothing."""
+        self._closing.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._writer.join(PATIENCE_S)
+        with self._changed:
+            left = len(self._writing) + len(self._waiting)
+            self._waiting.clear()
+            if left:
+                self._drop(left)
+        self._engine.dispose()
+
+    def _write(self) -> None:
+        pause_s, longest_s = _PAUSES_S
+        while batch := self._take():
+            try:
+                self._commit([transcript for _, transcript in batch])
+            except Exception as error:  # whatever a driver raises, this thread must live on to try again
+                self._give_back(batch, error)
+                if self._closing.is_set():
+                    return
+                self._closing.wait(pause_s)
+                pause_s = min(2 * pause_s, longest_s)
+            else:
+                self._settle()
+                pause_s, _ = _PAUSES_S
+
+    def _take(self) -> list[tuple[int, Transcript]]:
+        """What waits, once there is something; nothing when all is written and the database is to be closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
+            self._writing = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
+            return self._writing
+
+    def _commit(self, batch: list[Transcript]) -> None:
+        """Write a batch, all of it or nothing; without the rows that the database can never take."""
+        rows = [{**vars(transcript), "at": _utc(transcript.at)} for transcript in batch]
+        new = sqlite.insert(_transcripts) if self._in_file else postgresql.insert(_transcripts)
+        try:
+            with self._engine.begin() as connection:
+                # Where the connection broke on the commit, nobody knows whether it happened: writing twice is harmless.
+                connection.execute(new.on_conflict_do_nothing(), rows)
+        except (StatementError, TypeError, ValueError) as error:
+            if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
+                raise  # it takes no row at all
+            if len(batch) > 1:
+                for transcript in batch:
+                    self._commit([transcript])
+                return
+            _log.warning("%s is not recorded: the database refuses it (%s)", batch[0].id, type(error).__name__)
+            with self._changed:
+                self.dropped += 1
+
+    def _give_back(self, batch: list[tuple[int, Transcript]], error: Exception) -> None:
+        with self._changed:
+            self._writing = []
+            self._waiting.extendleft(reversed(batch))
+            if not self._away:
+                _log.warning("the database %s takes no transcripts (%s); trying again", self._name, _reason(error))
+            self._away = True
+            self._drop_oldest()
+            self._changed.notify_all()
+
+    def _settle(self) -> None:
+        with self._changed:
+            self._writing = []
+            if self._away:
+                _log.warning("the database %s takes transcripts again; %d were lost", self._name, self.dropped)
+            self._away = self._full = False
+            self._changed.notify_all()
+
+    def _drop_oldest(self) -> None:
+        while len(self._waiting) > MOST_WAITING:
+            self._waiting.popleft()
+            self._drop(1)
+
+    def _drop(self, count: int) -> None:
+        self.dropped += count
+        if not self._full:
+            _log.warning("transcripts are being lost: the database %s takes none, and no more can wait", self._name)
+        self._full = True
+
+    def _first_waiting(self) -> int:
+        """The number of the first transcript that is not settled."""
+        unsettled = self._writing or self._waiting
+        return unsettled[0][0] if unsettled else self._recorded + 1
+
+    def _rows_changed(self, change: Update | Delete) -> int:
+        with self._answering(), self._engine.begin() as connection:
+            return connection.execute(change).rowcount
+
+    def _delete(self, which: ColumnElement[bool]) -> int:
+        some = select(_transcripts.c.id).where(which).limit(_AT_ONCE)
+        deleted = 0
+        while count := self._rows_changed(delete(_transcripts).where(_transcripts.c.id.in_(some))):
+            deleted += count
+        if self._in_file:
+            with self._answering(), self._engine.connect() as connection:
+                # Whenever SQLite moves rows between pages, it leaves copies in the gaps, which secure_delete misses.
+                connection.exec_driver_sql("VACUUM")
+                busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+            if busy:
+                raise StorageError(
+                    f"{deleted} transcripts are deleted, but {self._name}-wal still holds their text, because another "
+                    "process is reading it; do the same again once that has ended"
+                )
+        return deleted
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise StorageError(
+                f"the database {self._name} failed: {_reason(error)}; check that it runs and has space, and try again"
+            ) from error
+
+
+def _parsed(url: str) -> URL:
+    """The URL with its driver.
+
+    Raises:
+        InputError: It is no URL of a database that is supported; the message never holds a password.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise InputError(
+            f"the database URL, not shown since it may hold a password, cannot be read; {_WRITE_IT_AS}"
+        ) from None
+    if "@" in f"{parsed.host}{parsed.database}" and parsed.drivername != "sqlite":
+        raise InputError(
+            "the database URL, not shown since it holds a password, has a second @; write @ in a password as %40, "
+            "/ as %2F and : as %3A"
+        )
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return parsed
+    raise InputError(f"the database {_shown(parsed)} is none that transcripts can be kept in; {_WRITE_IT_AS}")
+
+
+def _shown(url: URL) -> str:
+    """The URL without passwords, which may stand among its options, too."""
+    return url.set(drivername=url.get_backend_name(), query={}).render_as_string(hide_password=True)
+
+
+def _engine(url: URL) -> Engine:
+    in_file = url.drivername == "sqlite"
+    # A network that swallows packets would hold the writer for minutes; PgBouncer forgets prepared statements.
+    server = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "prepare_threshold": None}
+    engine = create_engine(
+        url,
+        connect_args={"timeout": PATIENCE_S} if in_file else server,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
+    )
+    if in_file:
+        event.listen(engine, "connect", _durable)
+    return engine
+
+
+def _durable(connection: sqlite3.Connection, _: object) -> None:
+    """A commit survives a power cut, and what is deleted is overwritten."""
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _reason(error: Exception) -> str:
+    """What a database said, without anything that stood in a row."""
+    said = error.orig if isinstance(error, DBAPIError) else error
+    may_quote = isinstance(error, DataError | IntegrityError) or not isinstance(error, DBAPIError | OSError)
+    lines = str(said).strip().splitlines()
+    return type(said).__name__ if may_quote or not lines else lines[0]
+
+
+def _utc(at: datetime) -> datetime:
+    """`at` in UTC; SQLite keeps no zone."""
+    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _storable(text: str) -> str:
+    """`text` without zero bytes, which PostgreSQL cannot hold, and halves of surrogate pairs, which nothing can."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def _line(row: dict[str, Any]) -> dict[str, Any]:
+    line = {name: row[name] for name in ("id", "at", "lang", "messages", "route", "release")}
+    line["at"] = _utc(row["at"]).isoformat().replace("+00:00", "Z")
+    feedback = {"thumb": row["thumb"], "reason": row["thumb_reason"], "correction": row["correction"]}
+    feedback = {name: text for name, text in feedback.items() if text is not None}
+    return {**line, "feedback": feedback} if feedback else line
+
+
+def pseudonym(customer: str, secret: bytes) -> str:
+    """A name for a customer, 32 hex digits, from which nobody without the secret finds the customer: HMAC-SHA256."""
+    return hmac.new(secret, customer.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def secret(home: Path) -> bytes:
+    """The 32 random bytes in `home`/secret, which only its owner may read; made by whoever needs them first.
+
+    Raises:
+        InputError: The file holds something else.
+        StorageError: The disk refused.
+    """
+    path = home / "secret"
+    with alone(home), storage_errors(path):
+        if not path.exists():
+            _write_secret(path)
+        value = path.read_bytes()
+    if len(value) != _SECRET_BYTES:
+        raise InputError(
+            f"{path} holds {len(value)} bytes instead of {_SECRET_BYTES}; restore it from a backup. Without it, "
+            "customers who are in the database already cannot be found there any more"
+        )
+    return value
+
+
+def _write_secret(path: Path) -> None:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".secret.")  # with mode 0600
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_bytes(_SECRET_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(name, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
