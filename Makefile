@@ -3,11 +3,11 @@ PYTHON ?= python3
 BASE ?= smollm2-135m
 ENGINE ?= cpu
 DATA ?= data
-WORK ?= /tmp/bench-retrieval
+WORK ?= /tmp/bench
 pip = .venv/bin/python -m pip install --disable-pip-version-check --quiet --progress-bar off --no-deps --require-hashes
 gemma := $(if $(findstring gemma,$(BASE)),.venv/gemma)
 
-.PHONY: run test test-gpu check bench-retrieval lock help clean
+.PHONY: run test test-gpu check bench-retrieval bench-serving lock help clean
 
 run: .venv/installed $(gemma)  ## everything, on CPU: index, train, serve, ask three questions, stay up [BASE=gemma3-270m]
 	.venv/bin/assistant run --base $(BASE)
@@ -24,6 +24,11 @@ check: .venv/installed  ## lint and types
 bench-retrieval: .venv/installed  ## retrieval on public data sets: quality, then speed and crashes [DATA=folder WORK=folder]
 	.venv/bin/python -m benchmarks.retrieval --data $(DATA) --work $(WORK)
 	.venv/bin/python -m benchmarks.speed --data $(DATA) --work $(WORK)
+
+bench-serving: .venv/installed  ## the chat service: cost, overload, crashes, random requests [WORK=folder]
+	.venv/bin/python -m benchmarks.gateway --work $(WORK)
+	.venv/bin/python -m benchmarks.faults --work $(WORK)
+	.venv/bin/python -m benchmarks.fuzz --work $(WORK)
 
 lock:  ## resolve pyproject.toml into requirements/*.txt (needs uv)
 	requirements/lock.sh

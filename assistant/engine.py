@@ -1,7 +1,6 @@
 """A client of the language model engine: vLLM, or any other that speaks OpenAI's protocol."""
 
 import json
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -69,7 +68,7 @@ class Engine:
         self,
         url: str,
         silence_s: float | None = None,
-        answer_s: float = math.inf,
+        answer_s: float = 3600,
         is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         """The engine at `url`.
@@ -81,6 +80,7 @@ class Engine:
         self._answer_s = answer_s
         self._is_ready = is_ready
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=silence_s)
+        self._whole_timeout = aiohttp.ClientTimeout(total=answer_s, sock_connect=5)
         self._session: aiohttp.ClientSession | None = None
 
     def _client(self) -> aiohttp.ClientSession:
@@ -166,11 +166,7 @@ class Engine:
             **({} if whole else {"stream": True, "stream_options": {"include_usage": True}}),
             **sampling.passed,
         }
-        timeout = (
-            aiohttp.ClientTimeout(self._answer_s if self._answer_s < math.inf else None, sock_connect=5)
-            if whole
-            else self._timeout
-        )
+        timeout = self._whole_timeout if whole else self._timeout
         if sampling.seed is not None:
             body["seed"] = sampling.seed
         if sampling.stop:
@@ -178,7 +174,7 @@ class Engine:
         ends = time.monotonic() + self._answer_s
         try:
             async with self._client().post(
-                f"{self.url}/v1/chat/completions", data=orjson.dumps(body), headers=_JSON, timeout=timeout
+                f"{self.url}/v1/chat/completions", data=_json(body), headers=_JSON, timeout=timeout
             ) as reply:
                 if reply.status >= 400:
                     raise _refusal(reply.status, await reply.text())
@@ -199,6 +195,13 @@ class Engine:
     def _gone(self, error: Exception) -> EngineUnavailable:
         reason = str(error) or type(error).__name__
         return EngineUnavailable(f"the engine at {self.url} went away: {reason}; try again")
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError as error:
+        raise InputError(f"the request holds something that cannot be passed on: {error}") from error
 
 
 def _joined(lines: Sequence[bytes], usage: Usage) -> Iterator[Piece]:

@@ -13,7 +13,7 @@ import orjson
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
@@ -184,7 +184,7 @@ def create_app(
             result = assistant.index.search(redact(q), count, filters=Filters(lang, tag, folder))
         return {"hit": result.hit, **asdict(result)}
 
-    @app.get("/v1/articles/{path:path}", responses=errors(401, 404, 429))
+    @app.get("/v1/articles/{path:path}", responses=errors(400, 401, 404, 429))
     def article(path: Annotated[str, PathParameter(max_length=1000)], request: Request) -> Article:
         """An indexed article whole, for readers of a citation; `start` and `end` of a citation are in its text."""
         admitted(request)
@@ -237,7 +237,7 @@ def create_app(
         parts = {"release": assistant.release, "adapter": assistant.adapter, "index": assistant.index.id}
         return _json({"ready": True, **parts})
 
-    @app.get("/metrics", responses=errors(401, 403))
+    @app.get("/metrics", response_class=PlainTextResponse, responses=errors(401, 403))
     async def metrics(request: Request) -> Response:
         """Metrics for Prometheus, the engine's among them; needs an admin's key where there are keys."""
         tenant, _ = admitted(request, count=False)

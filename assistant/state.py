@@ -56,6 +56,7 @@ MOST_WAITING = 10_000
 """Transcripts kept in memory while the database cannot be reached."""
 PATIENCE_S = 10.0
 """How long a caller waits for a database that cannot be reached, or that another process keeps locked."""
+_GATHER_S = 0.05
 _AT_ONCE = 256
 """Rows in one transaction, or in one page of an export."""
 _PAUSES_S = (0.1, 2.0)
@@ -149,6 +150,8 @@ class State:
         self._waiting: deque[tuple[int, Transcript]] = deque()
         self._writing: list[tuple[int, Transcript]] = []
         self._recorded = 0
+        self._wanted = 0
+        """Callers that wait for what was recorded to be written."""
         self._away = self._full = False
         self._changed = threading.Condition()
         """Guards all of the above."""
@@ -196,7 +199,11 @@ class State:
         """
         with self._changed:
             last = self._recorded
-            if not self._changed.wait_for(lambda: self._first_waiting() > last, PATIENCE_S):
+            self._wanted += 1
+            self._changed.notify_all()
+            written = self._changed.wait_for(lambda: self._first_waiting() > last, PATIENCE_S)
+            self._wanted -= 1
+            if not written:
                 raise StorageError(
                     f"the database {self._name} did not take {len(self._writing) + len(self._waiting)} transcripts "
                     f"within {PATIENCE_S:g} s; they are tried again while the assistant runs: check the database"
@@ -307,6 +314,8 @@ class State:
         """What waits, once there is something; nothing when all is written and the database is to be closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
+            # A transaction costs as much as ten requests: what comes right after the first one shares it.
+            self._changed.wait_for(lambda: self._wanted or self._closing.is_set(), _GATHER_S)
             self._writing = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
             return self._writing
 

@@ -164,7 +164,8 @@ class _engine:
 
         async def one(messages: Sequence[Message]) -> str:
             async with room:
-                text = "".join([piece.text async for piece in engine.answer("model", list(messages), SAMPLING, Usage())])
+                pieces = engine.answer("model", list(messages), SAMPLING, Usage())
+                text = "".join([piece.text async for piece in pieces])
                 bar.update()
                 return text
 

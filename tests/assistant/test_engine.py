@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,6 +124,16 @@ def test_an_engine_that_falls_silent_is_unavailable() -> None:
 def test_a_request_that_the_engine_refuses_is_the_callers_error(url: str) -> None:
     with pytest.raises(InputError, match="maximum context length is 2048"):
         streamed(url, "too long")
+
+
+@pytest.mark.parametrize(("value", "reason"), [(2**64, "64-bit"), ("\ud800", "surrogates")])
+def test_what_cannot_be_passed_on_is_the_callers_error(url: str, value: Any, reason: str) -> None:
+    async def ask() -> None:
+        sampling = Sampling(5, passed={"response_format": {"type": "json_schema", "maximum": value}})
+        await anext(Engine(url).answer("good", QUESTION, sampling, Usage()))
+
+    with pytest.raises(InputError, match=reason):
+        asyncio.run(ask())
 
 
 def test_an_engine_failure_names_the_status(url: str) -> None:
