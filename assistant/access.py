@@ -15,6 +15,7 @@ import hashlib
 import ipaddress
 import logging
 import math
+import re
 import secrets
 import threading
 import time
@@ -32,6 +33,7 @@ from retrieval.errors import AccessDenied, InputError, LimitReached
 from retrieval.files import alone, write_text
 
 ANONYMOUS = "anonymous"
+_NAME = r"\w[\w.-]{0,63}"
 _SWEEP_S = 60
 _REREAD_S = 1
 _log = logging.getLogger("assistant")
@@ -54,7 +56,7 @@ LOCAL = Tenant("local", requests_per_minute=None, tokens_per_day=None, admin=Tru
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, StringConstraints(pattern=r"^\w[\w.-]{0,63}$")]
+    name: Annotated[str, StringConstraints(pattern=f"^{_NAME}$")]
     keys: tuple[Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")], ...] = ()
     requests_per_minute: PositiveInt = 600
     tokens_per_day: PositiveInt | None = None
@@ -213,6 +215,8 @@ def add_key(
         InputError: The file or an argument is not what it should be.
         StorageError: The disk refused; the file is as before.
     """
+    if not re.fullmatch(_NAME, name):
+        raise InputError(f"{name!r} cannot name a tenant; take letters, digits, '.', '-' and '_', 64 at most")
     key = f"sk-{secrets.token_urlsafe(32)}"
     options = {"requests_per_minute": requests_per_minute, "tokens_per_day": tokens_per_day, "admin": admin}
     given = {option: value for option, value in options.items() if value is not None}

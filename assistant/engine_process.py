@@ -25,6 +25,7 @@ from retrieval.errors import EngineError, EngineUnavailable, InputError
 _STOP_GRACE_S = 20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 """Before the engine is started again; doubled after each start that fails."""
+_LOOK_S = 0.05
 _SLOTS = 4
 """Adapters that a running engine holds at once: the live one, those that still answer, and the next."""
 _log = logging.getLogger("assistant")
@@ -44,7 +45,6 @@ class EngineProcess:
         """What it is to serve from its next start on, by name."""
         self.ready = False
         """It serves, as far as is known."""
-        self.restarts = 0
         self._settings = settings
         self._log = log
         self._stopped = False
@@ -105,28 +105,32 @@ class EngineProcess:
             time.sleep(0.5)
         self.ready = True
 
-    async def watch(self) -> None:
-        """Start it again whenever it ends, until `stop`."""
-        pause_s = _FIRST_PAUSE_S
-        while self._process is not None:
-            started = time.monotonic()
-            code = await asyncio.to_thread(self._process.wait)
-            self.ready = False
-            if self._stopped:
-                return
-            if time.monotonic() - started > _LONGEST_PAUSE_S:
-                pause_s = _FIRST_PAUSE_S
-            _log.error("the engine ended with code %d (its log: %s); starting it again", code, self._log)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            try:
+    async def watch(self, on_restart: Callable[[], None] = lambda: None) -> None:
+        """Start it again whenever it ends, until `stop`; once cancelled, it is not started any more."""
+        pause_s, started = _FIRST_PAUSE_S, time.monotonic()
+        try:
+            while not self._stopped:
+                # Not a thread that waits for the process: the event loop would wait for that thread at its end.
+                if self.alive:
+                    await asyncio.sleep(_LOOK_S)
+                    continue
+                self.ready = False
+                if time.monotonic() - started > _LONGEST_PAUSE_S:
+                    pause_s = _FIRST_PAUSE_S
+                code = self._process.returncode if self._process else None
+                _log.error("the engine ended with code %s (its log: %s); starting it again", code, self._log)
+                await asyncio.sleep(pause_s)
+                pause_s, started = min(2 * pause_s, _LONGEST_PAUSE_S), time.monotonic()
                 self._end_group()
-                await asyncio.to_thread(self.start)
-            except EngineError as error:
-                _log.error("%s", error)
-                continue
-            self.restarts += 1
-            _log.warning("the engine serves again")
+                try:
+                    await asyncio.to_thread(self.start)
+                except EngineError as error:
+                    _log.error("%s", error)
+                    continue
+                on_restart()
+                _log.warning("the engine serves again")
+        finally:
+            self._stopped = True
 
     @property
     def alive(self) -> bool:

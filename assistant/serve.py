@@ -206,7 +206,7 @@ async def _background(settings: Settings, service: Service, process: EngineProce
         group.create_task(follow(service.live, settings, process))
         group.create_task(_prune(settings, service.state))
         if process:
-            group.create_task(process.watch())
+            group.create_task(process.watch(service.metrics.engine_restarts.inc))
 
 
 async def _prune(settings: Settings, state: State) -> None:
