@@ -42,11 +42,6 @@ def is_card_number(digits: str) -> bool:
     return bool(_CARD.fullmatch(digits)) and bool(luhn.is_valid(digits))
 
 
-def is_announced(before: str) -> bool:
-    """Whether the word right before means a card, so that any 12 to 19 digits that pass Luhn are one."""
-    return bool(_CARD_WORD.search(before))
-
-
 def is_identity_number(digits: str) -> bool:
     """Whether it is a Chinese resident's number; counties come and go, so only the province must exist."""
     if len(digits) != 18 or digits[:2] not in _PROVINCES or "X" in digits[:17]:
@@ -58,10 +53,16 @@ def is_identity_number(digits: str) -> bool:
     return 1900 <= born.year <= 2099 and bool(ric.calc_check_digit(digits) == digits[17])
 
 
-def is_card(text: str, window: Window, announced: bool) -> bool:
-    """Whether the window is a card by its digits, its shape and what it is part of."""
+def is_card(text: str, window: Window) -> bool:
+    """Whether the window is a card by its digits, its shape and what it is part of.
+
+    Where the word right before means a card, any 12 to 19 digits that pass Luhn are one.
+    """
     digits = window.digits
-    if not (_CARD.fullmatch(digits) or (announced and digits.isdigit())) or not luhn.is_valid(digits):
+    is_issued = _CARD.fullmatch(digits)
+    if not (is_issued or (window.first == 0 and digits.isdigit())) or not luhn.is_valid(digits):
+        return False
+    if not is_issued and not _CARD_WORD.search(window.before(text)):
         return False
     if not _is_one_number(text, window) or _WRITTEN_DATE.search(text, window.start, window.end):
         return False

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from assistant.card_numbers import (
     LEAST_DIGITS,
-    is_announced,
     is_card,
     is_card_number,
     is_doubtful,
@@ -30,6 +29,8 @@ _DIALLED, _IDENTITY, _SURE, _LIKELY, _DOUBTFUL = range(5)
 """Ranks: a valid +number, an identity number, a card, a phone number, a card that cuts into a date or an amount."""
 _REACH = 2
 """A number goes on in the next message, or in the one after: someone may have answered in between."""
+_LITTLE, _LONGEST = 20, 5 * MOST_DIGITS
+"""Characters: beside a number in a message that is little else; of a number, with the gaps between its digits."""
 _NO_END = re.compile(rf" ?{UNIT}|[.:/]\d")
 _DIGIT = re.compile(r"[0-9]")
 _WORD = re.compile(r"\w")
@@ -44,12 +45,13 @@ class _Candidate(NamedTuple):
 
 def find_numbers(text: str) -> list[Found]:
     """The card, identity and phone numbers in `text`, in order; they do not overlap."""
-    text = _OPAQUE.sub(lambda match: "<" * len(match[0]), text)
     found: list[Found] = []
+    if not any(runs(text, DIGITS.start)):
+        return found
+    text = _OPAQUE.sub(lambda match: "<" * len(match[0]), text)
     for groups in runs(text, DIGITS.start):
         free = [True] * len(groups)
-        candidates = [it for first in range(len(groups)) for it in _candidates(text, groups, first)]
-        for rank, kind, value, window in sorted(candidates, key=_first_the_surest):
+        for rank, kind, value, window in sorted(_candidates(text, groups), key=_first_the_surest):
             span = range(window.first, window.last + 1)
             left = [group for group in span if free[group]]
             # Where two cards overlap one of them is chance, and nobody knows which: both go.
@@ -65,24 +67,31 @@ def find_numbers(text: str) -> list[Found]:
     return sorted(found, key=lambda it: it.start)
 
 
-def _candidates(text: str, groups: Sequence[tuple[int, int]], first: int) -> Iterator[_Candidate]:
-    """What may start at group `first`."""
-    phones: list[Window] = []
-    announced: bool | None = None
-    for window in windows(text, groups, first):
-        length = len(window.digits)
-        if length in DIGITS:
-            phones.append(window)
-        if length < LEAST_DIGITS:
-            continue
-        announced = is_announced(window.before(text)) if announced is None else announced
-        if is_identity(text, window):
-            yield _Candidate(_IDENTITY, "ID", window.digits, window)
-        elif is_card(text, window, announced):
-            yield _Candidate(_DOUBTFUL if is_doubtful(text, window) else _SURE, "CARD", window.digits, window)
-    phone = find_phone(text, phones) if phones else None
-    if phone:
-        yield _Candidate(_DIALLED if phone.is_valid else _LIKELY, "PHONE", phone.e164, phone.window)
+def _candidates(text: str, groups: Sequence[tuple[int, int]]) -> Iterator[_Candidate]:
+    """What may be a number in a run. A phone number that starts in a surer number would lose to it: none is looked for."""
+    left = sum(end - start for start, end in groups)
+    sure = -1
+    """The last group of a sure number."""
+    for first, (start, end) in enumerate(groups):
+        has_plus = PLUS.search(text, max(0, start - 4), start) is not None
+        least = DIGITS.start if has_plus or first > sure else LEAST_DIGITS
+        some = [it for it in windows(text, groups, first) if len(it.digits) >= least] if left >= least else []
+        left -= end - start
+        for window in some:
+            if len(window.digits) < LEAST_DIGITS:
+                continue
+            if is_identity(text, window):
+                sure = max(sure, window.last)
+                yield _Candidate(_IDENTITY, "ID", window.digits, window)
+            elif is_card(text, window):
+                rank = _DOUBTFUL if is_doubtful(text, window) else _SURE
+                sure = max(sure, window.last) if rank == _SURE else sure
+                yield _Candidate(rank, "CARD", window.digits, window)
+        phones = [it for it in some if len(it.digits) in DIGITS] if has_plus or first > sure else []
+        phone = find_phone(text, phones) if phones else None
+        if phone:
+            sure = max(sure, phone.window.last) if phone.is_valid else sure
+            yield _Candidate(_DIALLED if phone.is_valid else _LIKELY, "PHONE", phone.e164, phone.window)
 
 
 def _first_the_surest(candidate: _Candidate) -> tuple[int, int, int]:
@@ -115,7 +124,13 @@ def find_split(texts: Sequence[str], found: Sequence[Sequence[Found]]) -> list[t
     `found` has what is found in each of `texts` already. Returns each part with its message's position; what is found
     already and overlaps a part belongs to it.
     """
-    free = [_free_runs(text, taken) if _DIGIT.search(text) else [] for text, taken in zip(texts, found, strict=True)]
+    may_open = [_may_open(text) for text in texts]
+    if not any(may_open[1:]):
+        return []
+    free = [
+        _free_runs(text, found[message]) if any(may_open[message : message + 1 + _REACH]) else []
+        for message, text in enumerate(texts)
+    ]
     parts: list[tuple[int, Found]] = []
     used: set[int] = set()
     for message, mine in enumerate(free):
@@ -168,9 +183,15 @@ def _continued(texts: Sequence[str], free: _Runs, pieces: list[_Piece]) -> list[
     return None
 
 
+def _may_open(text: str) -> bool:
+    """A fast test whether any window in it may open it: long messages that start with a word fail it."""
+    word = _WORD.search(text)
+    return word is not None and (word[0].isdigit() or len(text) <= _LITTLE + _LONGEST) and bool(_DIGIT.search(text))
+
+
 def _opens(text: str, window: Window) -> bool:
     """Whether the window starts its message, or little else is there."""
-    return not _WORD.search(text, 0, window.start) or len(text) - (window.end - window.start) <= 20
+    return not _WORD.search(text, 0, window.start) or len(text) - (window.end - window.start) <= _LITTLE
 
 
 def _kind(texts: Sequence[str], pieces: Sequence[_Piece]) -> str:

@@ -26,6 +26,7 @@ _OF_COMPANIES = {
     *(PhoneNumberType.TOLL_FREE, PhoneNumberType.SHARED_COST, PhoneNumberType.PREMIUM_RATE, PhoneNumberType.UAN),
 }
 """Hotlines: no one's personal data, and help articles are full of them."""
+_INVALID = PhoneNumberType.UNKNOWN
 
 
 class Phone(NamedTuple):
@@ -40,7 +41,7 @@ def find_phone(text: str, windows: Sequence[Window]) -> Phone | None:
     before = windows[0].before(text)
     if PLUS.search(before):
         return _with_plus([window for window in windows if len(window.digits) < 16 and _is_dialled(text, window)])
-    announced = bool(_PHONE_WORD.search(before))
+    announced = windows[0].first == 0 and bool(_PHONE_WORD.search(before))
     for window in reversed(windows):
         if announced or _may_be_national(window):
             number = _national(text, window) if _is_dialled(text, window) else None
@@ -59,8 +60,9 @@ def _with_plus(windows: Sequence[Window]) -> Phone | None:
     possible = None
     for window in reversed(windows):
         number = _parsed(f"+{window.digits}")
-        if number and phonenumbers.is_valid_number(number):
-            return Phone(window, _e164(number), True) if _is_personal(number) else possible
+        kind = phonenumbers.number_type(number) if number else _INVALID
+        if number and kind != _INVALID:
+            return Phone(window, _e164(number), True) if kind not in _OF_COMPANIES else possible
         if number and not possible and len(window.digits) > 8:
             reason = phonenumbers.is_possible_number_with_reason(number)
             possible = Phone(window, _e164(number), False) if reason == ValidationResult.IS_POSSIBLE else None
@@ -117,11 +119,8 @@ def _parsed(number: str, region: str | None = None) -> phonenumbers.PhoneNumber 
 
 def _valid(number: str, region: str | None) -> str | None:
     parsed = _parsed(number, region)
-    return _e164(parsed) if parsed and phonenumbers.is_valid_number(parsed) and _is_personal(parsed) else None
-
-
-def _is_personal(number: phonenumbers.PhoneNumber) -> bool:
-    return phonenumbers.number_type(number) not in _OF_COMPANIES
+    is_personal = parsed and phonenumbers.number_type(parsed) not in {_INVALID, *_OF_COMPANIES}
+    return _e164(parsed) if parsed and is_personal else None
 
 
 def _e164(number: phonenumbers.PhoneNumber) -> str:

@@ -31,6 +31,8 @@ _ANNOUNCED = re.compile(
     r"(?i:[\s:=,.(#*\"'-]|code|number|no\b|is\b|was\b|of\b|the\b|my\b|on\b|back\b|card\b|for\b|it's|码|号|是|为){0,8}"
     rf"{_CODE}(?! ?{UNIT})"
 )
+_ANNOUNCING = ("cv", "ecur", "码", "位")
+"""What stands in every text that announces a code, in lower case."""
 _BREAK = r"[\s,;、/|.:-]{1,6}"
 _EXPIRY = (
     r"(?:(?i:exp(?:iry|ires|iration)?(?: date)?|valid (?:thru|until)|有效期[至到]?|到期日?)[\s:.]{0,3})?"
@@ -171,6 +173,8 @@ def _ibans(text: str) -> Iterator[Found]:
 
 
 def _announced_codes(text: str) -> Iterator[Found]:
+    if not any(map(text.lower().__contains__, _ANNOUNCING)):
+        return
     for match in _ANNOUNCED.finditer(text):
         yield Found("CVV", match[1].translate(NUMERAL_VALUES), *match.span(1))
 

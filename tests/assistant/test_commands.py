@@ -88,8 +88,7 @@ def test_a_release_that_is_not_there_is_one_line(tmp_path: Path, arguments: tupl
 def test_transcripts_are_exported_to_a_file_or_printed(tmp_path: Path) -> None:
     recorded(tmp_path, 3, 1).close()
     file = tmp_path / "out.jsonl"
-    assert run(tmp_path, "transcripts", "export", str(file)).stdout == f"2 transcripts are in {file}
-"
+    assert run(tmp_path, "transcripts", "export", str(file)).stdout == f"2 transcripts are in {file}\n"
     lines = file.read_text().splitlines()
     assert [json.loads(line)["messages"][0]["content"] for line in lines] == ["question 0", "question 1"]
     since = f"{datetime.now(UTC) - timedelta(days=2):%Y-%m-%d}"
