@@ -27,6 +27,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 import psutil  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from assistant import prompt, releases
 from assistant.engine_process import free_port
@@ -44,6 +45,8 @@ KEY = "sk-benchmark"
 CONCURRENCY = 16
 """Requests at once, but for TTFT."""
 RATE = 50.0
+CONVERSATIONS = 24
+"""With a real engine, which takes seconds for each."""
 """Requests a second while TTFT is measured."""
 WHOLE = 9
 """Messages of a conversation."""
@@ -150,6 +153,8 @@ class Answer:
     """A stream had its [DONE], a JSON reply its last byte."""
     extension: dict[str, Any] = field(default_factory=dict)
     body: str = ""
+    usage: dict[str, Any] = field(default_factory=dict)
+    """Of a stream that was asked for it."""
     """Of an error."""
     retry_after: str | None = None
 
@@ -296,41 +301,37 @@ def throughput(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def prefix(options: argparse.Namespace) -> Iterator[Row]:
-    """TTFT of a first question and of a later one of the same conversation, and how much the engine had cached."""
+    """TTFT of first questions and of ones that follow, against the prompt tokens that the engine had not cached.
+
+    A line fitted to the first questions, which are of several lengths, says what the later ones should take.
+    """
     if options.engine_url is None:
         raise EngineError("prefix needs a real engine, which caches; give --engine-url and --adapter")
     home = make_home(options.work, 100, options.adapter)
     with assistant(home, options.engine_url) as ours:
+        new: dict[str, list[int]] = {"cold": [], "warm": []}
+        cached: dict[str, list[int]] = {"cold": [], "warm": []}
         times: dict[str, list[float]] = {"cold": [], "warm": []}
-        shares: dict[str, list[float]] = {"cold": [], "warm": []}
-        for number in range(options.requests):
-            asked = [{"role": "user", "content": f"{number}: {TURNS[0][0].format(n=number)}"}]
+        streamed = {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": 24}
+        for number in tqdm(range(CONVERSATIONS), desc="conversations"):
+            words = TURNS[0][0].format(n=number).split()
+            asked = [{"role": "user", "content": f"{number}: {' '.join(words[: 10 + 50 * (number % 4) // 3])}"}]
             for kind in times:
-                before = _cache_counters(options.engine_url)
-                answer = asyncio.run(_one(ours.url, body("assistant:lora", asked, stream=True)))
+                answer = asyncio.run(_one(ours.url, body("assistant:lora", asked, **streamed)))
                 _check([answer])
-                queries, hits = np.subtract(_cache_counters(options.engine_url), before)
+                had = answer.usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
                 times[kind].append(1000 * answer.first_s)
-                shares[kind].append(float(hits / max(queries, 1)))
+                new[kind].append(answer.usage["prompt_tokens"] - had)
+                cached[kind].append(had)
                 asked = [*asked, {"role": "assistant", "content": answer.text}]
-                asked.append({"role": "user", "content": "And then?"})
+                asked.append({"role": "user", "content": "And how long does that take?"})
+        slope, start = np.polyfit(new["cold"], times["cold"], 1)
         for kind, ms in times.items():
-            p50, p99 = np.percentile(ms, [50, 99])
-            cached = f"{np.mean(shares[kind]):.0%} cached"
-            yield Row(f"TTFT {kind}, p50 / p99, {cached}", len(ms), f"{p50:.0f} / {p99:.0f} ms")
-        ratios = np.divide(times["warm"], times["cold"])
-        yield ratio_row("  warm against cold", len(ratios), ratios)
-
-
-def _cache_counters(engine_url: str) -> tuple[float, float]:
-    """Prompt tokens that vLLM looked up in its prefix cache so far, and those that it found."""
-    with urllib.request.urlopen(f"{engine_url}/metrics", timeout=10) as reply:
-        lines = reply.read().decode().splitlines()
-    queries, hits = (
-        sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:prefix_cache_{what}_total"))
-        for what in ("queries", "hits")
-    )
-    return queries, hits
+            tokens = f"{np.mean(new[kind]):.0f} new tokens, {np.mean(cached[kind]):.0f} cached"
+            yield Row(f"TTFT {kind}, median ({tokens})", len(ms), f"{np.median(ms):.0f} ms")
+        yield Row("  a new token takes", len(times["cold"]), f"{slope:.1f} ms, and each request {start:.0f} ms")
+        ratios = np.divide(times["warm"], start + slope * np.array(new["warm"]))
+        yield ratio_row("  warm against what the line says", len(ratios), ratios, at_most=1.15)
 
 
 def ratio_row(
@@ -485,6 +486,7 @@ async def ask(session: aiohttp.ClientSession, url: str, asked: dict[str, Any], t
     began = time.monotonic()
     first, text, status, ended = 0.0, [], 0, False
     extension: dict[str, Any] = {}
+    usage: dict[str, Any] = {}
     try:
         async with session.post(
             f"{url}/v1/chat/completions",
@@ -508,6 +510,7 @@ async def ask(session: aiohttp.ClientSession, url: str, asked: dict[str, Any], t
                 elif line.startswith(b"data: "):
                     chunk = json.loads(line[6:])
                     extension = chunk.get("assistant") or extension
+                    usage = chunk.get("usage") or usage
                     for choice in chunk.get("choices", ()):
                         if piece := choice["delta"].get("content"):
                             first = first or time.monotonic() - began
@@ -516,7 +519,7 @@ async def ask(session: aiohttp.ClientSession, url: str, asked: dict[str, Any], t
         taken = time.monotonic() - began
         return Answer(status, began, first or taken, taken, "".join(text), False, extension, repr(error))
     taken = time.monotonic() - began
-    return Answer(status, began, first or taken, taken, "".join(text), ended, extension)
+    return Answer(status, began, first or taken, taken, "".join(text), ended, extension, usage=usage)
 
 
 def client() -> aiohttp.ClientSession:
