@@ -107,7 +107,7 @@ class EngineProcess:
 
     async def watch(self, on_restart: Callable[[], None] = lambda: None) -> None:
         """Start it again whenever it ends, until `stop`; once cancelled, it is not started any more."""
-        pause_s, started = _FIRST_PAUSE_S, time.monotonic()
+        pause_s = _FIRST_PAUSE_S
         try:
             while not self._stopped:
                 # Not a thread that waits for the process: the event loop would wait for that thread at its end.
@@ -115,18 +115,17 @@ class EngineProcess:
                     await asyncio.sleep(_LOOK_S)
                     continue
                 self.ready = False
-                if time.monotonic() - started > _LONGEST_PAUSE_S:
-                    pause_s = _FIRST_PAUSE_S
                 code = self._process.returncode if self._process else None
                 _log.error("the engine ended with code %s (its log: %s); starting it again", code, self._log)
                 await asyncio.sleep(pause_s)
-                pause_s, started = min(2 * pause_s, _LONGEST_PAUSE_S), time.monotonic()
                 self._end_group()
                 try:
                     await asyncio.to_thread(self.start)
                 except EngineError as error:
                     _log.error("%s", error)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                     continue
+                pause_s = _FIRST_PAUSE_S
                 on_restart()
                 _log.warning("the engine serves again")
         finally:
