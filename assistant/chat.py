@@ -15,7 +15,7 @@ import orjson
 from assistant import prompt
 from assistant.citations import Citation, Citer
 from assistant.engine import BASE_NAME, Engine, Piece, Sampling, Usage
-from assistant.figures import Figure, figures, unsupported
+from assistant.figures import Figure, figures, figures_of_passage, unsupported
 from assistant.policy import Policy
 from assistant.prompt import Message
 from assistant.quoting import quote
@@ -90,6 +90,8 @@ class Assistant:
     """Languages that the model writes; questions in others are answered by quoting."""
     policy: Policy
     settings: Settings
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a conversation is read, a millisecond or two: sixteen at once would keep all others waiting."""
 
     @property
     def arms(self) -> dict[str, Arm]:
@@ -111,11 +113,11 @@ class Assistant:
             EngineError: The engine cannot be reached, or failed.
             InputError: The conversation is too long for the engine.
         """
-        outcome.conversation = conversation = _redacted(conversation)
-        question = next(message.content for message in reversed(conversation) if message.role == "user")
-        outcome.language = language = language_of(question)
-
-        outcome.reason = self.policy.handoff(conversation)
+        async with self.reading:
+            outcome.conversation = conversation = _redacted(conversation)
+            question = next(message.content for message in reversed(conversation) if message.role == "user")
+            outcome.language = language = language_of(question)
+            outcome.reason = self.policy.handoff(conversation)
         if arm.rag and outcome.reason is None:
             with span.retrieval():
                 await self._search(conversation, language, outcome)
@@ -235,7 +237,8 @@ def _stated(outcome: Outcome) -> frozenset[Figure]:
     """The figures that the passages, tools or the customer state."""
     said = [message.content for message in outcome.conversation if message.role in ("user", "tool")]
     found = outcome.search.found if outcome.search and outcome.search.hit else ()
-    return frozenset[Figure]().union(*(figures(text) for text in [*said, *(each.passage.context for each in found)]))
+    stated = [*map(figures, said), *(figures_of_passage(each.passage.context) for each in found)]
+    return frozenset[Figure]().union(*stated)
 
 
 def _is_structured(sampling: Sampling) -> bool:

@@ -3,6 +3,7 @@
 Markers are attached here and never taken from the model: a small model invents them.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -57,6 +58,12 @@ def numbers(text: str) -> frozenset[str]:
     return frozenset(number.replace(",", "").rstrip(".:") for number in NUMBER.findall(plain))
 
 
+@functools.lru_cache(maxsize=1024)
+def _words_and_numbers(passage: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Words and figures, remembered: for articles only, never for what a customer wrote."""
+    return words(passage), numbers(passage)
+
+
 def overlap(sentence: str, text: str) -> float:
     """The share of the sentence's words that `text` holds; 0 if it lacks one of the sentence's figures."""
     mine = words(sentence)
@@ -75,21 +82,21 @@ class Citer:
 
     def __init__(self, found: Sequence[Found]) -> None:
         self._found = found
-        self._held = [(words(each.passage.context), numbers(each.passage.context)) for each in found]
+        self._held = [_words_and_numbers(each.passage.context) for each in found]
         """Words and figures of each passage."""
         self._numbers: dict[str, int] = {}
         self.citations: list[Citation] = []
 
     def cite(self, sentence: str) -> int | None:
         """The number of the passage that supports `sentence`; None for a question or an unsupported one."""
-        if sentence.rstrip().endswith(("?", "？")):
+        if not self._held or sentence.rstrip().endswith(("?", "？")):
             return None
         mine, figures = words(sentence), numbers(sentence)
         if not mine:
             return None
         shares = [len(mine & held) / len(mine) if figures <= stated else 0.0 for held, stated in self._held]
-        best = max(range(len(shares)), key=shares.__getitem__, default=None)
-        if best is None or shares[best] < LEAST_OVERLAP:
+        best = max(range(len(shares)), key=shares.__getitem__)
+        if shares[best] < LEAST_OVERLAP:
             return None
         return self.add(self._found[best], sentence)
 

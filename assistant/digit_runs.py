@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -30,8 +29,7 @@ _HYPHENATED = re.compile(r"[0-9]{2}[-_]$")
 _DATE_LED = re.compile(r"(?<![0-9])20[0-9]{2}(?:[0-9]{4}|-?[0-9]{2}-?[0-9]{2})?[-_]$")
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """Personal data at a place in a text."""
 
     kind: str
@@ -79,18 +77,20 @@ def runs(text: str, least: int) -> Iterator[list[tuple[int, int]]]:
                 yield groups
 
 
-def windows(text: str, groups: Sequence[tuple[int, int]], first: int) -> Iterator[Window]:
-    """The windows that start at group `first`, the shortest first."""
+def windows(text: str, groups: Sequence[tuple[int, int]], first: int, least: int = 1) -> Iterator[Window]:
+    """The windows of at least `least` digits that start at group `first`, the shortest first."""
     digits = ""
     for last in range(first, len(groups)):
         start, end = groups[last]
         if len(digits) + end - start > MOST_DIGITS:
             return
         group = text[start:end]
-        if group[-1] in "xX" and len(group) > 1:  # the check digit of an identity number, or of the word after it
+        # An X is the check digit of an identity number, or of the word after it.
+        if group[-1] in "xX" and len(group) > 1 and len(digits) + len(group) > least:
             yield Window(groups, first, last, end - 1, digits + group[:-1])
         digits += group.upper()
-        yield Window(groups, first, last, end, digits)
+        if len(digits) >= least:
+            yield Window(groups, first, last, end, digits)
 
 
 def is_of_an_order(before: str) -> bool:

@@ -3,11 +3,12 @@
 Read by expressions written here: cn2an and text2num know numbers without their units, quantulum3 knows no Chinese.
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 _EVEN = str.maketrans(
     {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
@@ -88,6 +89,13 @@ _WORDS = (
     rf"\b(?:(?:{_WORD})(?:(?:-| and | )(?:{_WORD}))*"
     r"|[Hh]alf an?|(?:(?<=[Ww]ithin )|(?<=[Aa]fter )|(?<=about ))an?)\b"
 )
+_OTHERS = "half https step section page article chapter option item figure table number no"
+_FIRST_WORDS = [*_WORD_VALUES, *_WORD_SIZES, *_MONTHS, *_OTHERS.split()]
+_FIRST_LETTERS = "|".join(
+    f"[{initial}{initial.lower()}](?:{'|'.join(word[1:3] for word in _FIRST_WORDS if word[0].upper() == initial)})"
+    for initial in sorted({word[0].upper() for word in _FIRST_WORDS})
+)
+"""A fast test that most words fail: the letters that the word begins with."""
 _NUMBER = rf"{_DIGITS}|{_NUMERAL}|{_WORDS}"
 _RANGE = rf"(?P<first>{_NUMBER})(?:\s?(?:-|至|到|\bto\b|\bor\b|\band\b)\s?(?P<second>{_NUMBER}))?"
 _MONTH = rf"(?:{'|'.join(_MONTHS)})[a-z]*\.?"
@@ -119,22 +127,20 @@ _LEFT_ALONE = "|".join(
     ]
 )
 _TOKEN = re.compile(
-    rf"(?:(?=[0-9<\[(+{_NUMERALS}半第步选凌早上中下傍晚])|(?<![A-Za-z])(?=[A-Za-z]))"
+    rf"(?:(?=[0-9<\[(+{_NUMERALS}半第步选凌早上中下傍晚])|(?<![A-Za-z])(?=[A-Za-z])(?={_FIRST_LETTERS}|(?<=[nrt] )a))"
     rf"(?:(?P<date>{_DATE})|{_LEFT_ALONE}|(?P<clock>{_CLOCK})|{_RANGE})"
 )
 _LIST_MARK = re.compile(r"[.):、](?!\d)")
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     value: Decimal
     """Of a date 20260131, with 0 for what it does not say; of a time of day its minutes."""
     unit: str
     """`CNY`, `percent`, `business_day`, `date`, `clock` …; nothing for a number alone."""
 
 
-@dataclass(frozen=True)
-class _Stated:
+class _Stated(NamedTuple):
     """Where a text states a figure, or two that are a range."""
 
     start: int
@@ -146,18 +152,26 @@ class _Stated:
 
 def figures(text: str) -> frozenset[Figure]:
     """All that a source states, and what follows from it: of a date its day and its year."""
-    return frozenset(
-        each for stated in _stated(text.translate(_EVEN)) for it in stated.figures for each in _implied(it)
-    )
+    return frozenset(each for stated in _stated(_even(text)) for it in stated.figures for each in _implied(it))
+
+
+@functools.lru_cache(maxsize=1024)
+def figures_of_passage(text: str) -> frozenset[Figure]:
+    """`figures`, remembered: for articles only, never for what a customer wrote."""
+    return figures(text)
 
 
 def unsupported(sentence: str, known: Set[Figure]) -> tuple[str, ...]:
     """The figures of a sentence, as written and in order, that are not among `known`, the `figures` of all sources."""
     return tuple(
         sentence[stated.start : stated.end]
-        for stated in _stated(sentence.translate(_EVEN))
+        for stated in _stated(_even(sentence))
         if stated.claim and not known >= frozenset(stated.figures)
     )
+
+
+def _even(text: str) -> str:
+    return text if text.isascii() else text.translate(_EVEN)
 
 
 def _stated(text: str) -> Iterator[_Stated]:

@@ -103,7 +103,7 @@ def find_names(text: str, asked: bool = False) -> list[Found]:
 
 
 def asks_for_a_name(text: str) -> bool:
-    return ("name" in text and bool(_ASKS.search(text))) or any(map(text.__contains__, _ASKS_ZH))
+    return ("name" in text and "?" in text and bool(_ASKS.search(text))) or any(map(text.__contains__, _ASKS_ZH))
 
 
 def find_known(text: str, names: list[str]) -> list[Found]:

@@ -21,16 +21,18 @@ from assistant.digit_runs import MOST_DIGITS, UNIT, Found, Window, is_cut, is_of
 from assistant.phone_numbers import CN_MOBILE, DIGITS, PLUS, find_phone, is_valid_abroad
 
 _OPAQUE = re.compile(
-    r"(?<![0-9A-Za-z])(?:[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
-    r"|(?=[0-9]*+[A-Fa-f])[0-9A-Fa-f]{24,}+)(?![0-9A-Za-z])"
+    r"[0-9A-Fa-f](?<![0-9A-Za-z].)(?:[0-9A-Fa-f]{7}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+    r"|(?:(?<=[A-Fa-f])|(?=[0-9]*+[A-Fa-f]))[0-9A-Fa-f]{23,}+)(?![0-9A-Za-z])"
 )
 """UUIDs and hashes, in which any digits may stand in a row."""
 _DIALLED, _IDENTITY, _SURE, _LIKELY, _DOUBTFUL = range(5)
 """Ranks: a valid +number, an identity number, a card, a phone number, a card that cuts into a date or an amount."""
 _REACH = 2
 """A number goes on in the next message, or in the one after: someone may have answered in between."""
-_LITTLE, _LONGEST = 20, 5 * MOST_DIGITS
-"""Characters: beside a number in a message that is little else; of a number, with the gaps between its digits."""
+_LITTLE = 20
+"""Characters beside a number in a message that is little else."""
+_SPREAD = 5
+"""Characters for each digit of a number, with the gap before it."""
 _NO_END = re.compile(rf" ?{UNIT}|[.:/]\d")
 _DIGIT = re.compile(r"[0-9]")
 _WORD = re.compile(r"\w")
@@ -46,10 +48,10 @@ class _Candidate(NamedTuple):
 def find_numbers(text: str) -> list[Found]:
     """The card, identity and phone numbers in `text`, in order; they do not overlap."""
     found: list[Found] = []
-    if not any(runs(text, DIGITS.start)):
-        return found
-    text = _OPAQUE.sub(lambda match: "<" * len(match[0]), text)
-    for groups in runs(text, DIGITS.start):
+    long = [*runs(text, DIGITS.start)]
+    if long and _OPAQUE.search(text):
+        return find_numbers(_OPAQUE.sub(lambda match: "<" * len(match[0]), text))
+    for groups in long:
         free = [True] * len(groups)
         for rank, kind, value, window in sorted(_candidates(text, groups), key=_first_the_surest):
             span = range(window.first, window.last + 1)
@@ -57,8 +59,7 @@ def find_numbers(text: str) -> list[Found]:
             # Where two cards overlap one of them is chance, and nobody knows which: both go.
             if not left or (len(left) < len(span) and rank > _SURE):
                 continue
-            for _, stretch in groupby(enumerate(left), lambda pair: pair[1] - pair[0]):
-                taken = [group for _, group in stretch]
+            for taken in [left] if len(left) == len(span) else _stretches(left):
                 start, end = groups[taken[0]][0], min(groups[taken[-1]][1], window.end)
                 if kind == "PHONE":
                     start -= _dialling(text[max(0, start - 4) : start], text[start:end])
@@ -68,14 +69,16 @@ def find_numbers(text: str) -> list[Found]:
 
 
 def _candidates(text: str, groups: Sequence[tuple[int, int]]) -> Iterator[_Candidate]:
-    """What may be a number in a run. A phone number that starts in a surer number would lose to it: none is looked for."""
+    """What may be a number in a run.
+
+    A phone number that starts inside a surer number would lose to it, so none is looked for there: that is slow.
+    """
     left = sum(end - start for start, end in groups)
-    sure = -1
-    """The last group of a sure number."""
+    sure = -1  # the last group of a sure number
     for first, (start, end) in enumerate(groups):
         has_plus = PLUS.search(text, max(0, start - 4), start) is not None
         least = DIGITS.start if has_plus or first > sure else LEAST_DIGITS
-        some = [it for it in windows(text, groups, first) if len(it.digits) >= least] if left >= least else []
+        some = [*windows(text, groups, first, least)] if left >= least else []
         left -= end - start
         for window in some:
             if len(window.digits) < LEAST_DIGITS:
@@ -92,6 +95,11 @@ def _candidates(text: str, groups: Sequence[tuple[int, int]]) -> Iterator[_Candi
         if phone:
             sure = max(sure, phone.window.last) if phone.is_valid else sure
             yield _Candidate(_DIALLED if phone.is_valid else _LIKELY, "PHONE", phone.e164, phone.window)
+
+
+def _stretches(groups: Sequence[int]) -> list[list[int]]:
+    """`groups`, in order, where some may be missing between them, as lists in which none is."""
+    return [[group for _, group in it] for _, it in groupby(enumerate(groups), lambda pair: pair[1] - pair[0])]
 
 
 def _first_the_surest(candidate: _Candidate) -> tuple[int, int, int]:
@@ -186,7 +194,10 @@ def _continued(texts: Sequence[str], free: _Runs, pieces: list[_Piece]) -> list[
 def _may_open(text: str) -> bool:
     """A fast test whether any window in it may open it: long messages that start with a word fail it."""
     word = _WORD.search(text)
-    return word is not None and (word[0].isdigit() or len(text) <= _LITTLE + _LONGEST) and bool(_DIGIT.search(text))
+    if word and _DIGIT.match(text, word.start()):
+        return True
+    digits = len(_DIGIT.findall(text)) if len(text) <= _LITTLE + _SPREAD * MOST_DIGITS else 0
+    return digits > 0 and len(text) <= _LITTLE + _SPREAD * (digits + 1)  # one more may be an X
 
 
 def _opens(text: str, window: Window) -> bool:

@@ -19,7 +19,7 @@ _AT = re.compile(" @ |@")
 _EMAIL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+%'-]*$")
 _EMAIL_DOMAIN = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]|[A-Za-z0-9-]+。(?:com|cn|net|org)\b")
 _IBAN = re.compile(
-    r"[0-9]{2}(?<=[A-Za-z]{2}[0-9]{2})(?<![A-Za-z0-9].{4})(?:[ \-./·]{0,2}[A-Za-z0-9]){11,30}+", re.DOTALL
+    r"[0-9](?<=[A-Za-z]{2}[0-9])[0-9](?<![A-Za-z0-9].{4})(?:[ \-./·]{0,2}[A-Za-z0-9]){11,30}+", re.DOTALL
 )
 _DIGIT = re.compile(r"[0-9]")
 _NUMERAL = re.compile(r"[〇零一二三四五六七八九]{3}")
@@ -27,7 +27,8 @@ _GROUP = re.compile(r"[A-Za-z0-9]+")
 _BETWEEN = re.compile(r"[^A-Za-z0-9]+")
 _CODE = r"([0-9〇零一二三四五六七八九]{3,4})(?![0-9A-Za-z]|[.:][0-9]|,[0-9]{3}(?![0-9]))"
 _ANNOUNCED = re.compile(
-    r"(?i:cv[vn]2?|cvc2?|security code|安全码|校验码|验证码后三位|(?:背面|卡背)的?(?:后|末)?三位(?:数字?)?|后三位)"
+    r"(?:[cC][vV](?i:[vn]2?|c2?)|[sS](?i:ecurity code)|"
+    r"安全码|校验码|验证码后三位|(?:背面|卡背)的?(?:后|末)?三位(?:数字?)?|后三位)"
     r"(?i:[\s:=,.(#*\"'-]|code|number|no\b|is\b|was\b|of\b|the\b|my\b|on\b|back\b|card\b|for\b|it's|码|号|是|为){0,8}"
     rf"{_CODE}(?! ?{UNIT})"
 )

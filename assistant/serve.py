@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import json
 import logging
@@ -35,6 +36,8 @@ from retrieval.errors import InputError, NotReady, SupportError
 USUAL_START_S = 90
 """What the engine's start takes on two cores; only the progress bar uses it."""
 _PRUNE_EVERY_S = 24 * 3600
+_SWITCH_S = 0.0005
+"""How long a thread that searches may keep the event loop waiting; Python's own 5 ms add up where several do."""
 _log = logging.getLogger("assistant")
 _BAR = "{desc}: {n:.0f} s {bar} usually {total:.0f} s"
 
@@ -49,6 +52,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
         EngineError: The engine did not start.
     """
     signal.signal(signal.SIGTERM, _leave)
+    sys.setswitchinterval(_SWITCH_S)
     check_port(settings.host, settings.port)
     access = Access(settings.keys_file)
     if access.open and not _is_loopback(settings.host):
@@ -188,6 +192,8 @@ def _listen(
         background=lambda: _background(settings, service, process),
         on_ready=lambda: threading.Thread(target=ready, daemon=True).start(),
     )
+    gc.collect()
+    gc.freeze()  # a full collection would walk all that is loaded by now, and nobody is answered meanwhile
     uvicorn.run(
         app,
         host=settings.host,

@@ -5,7 +5,7 @@ no source states are noted, or their sentences left out; what looks like a card 
 """
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Set
 
 from assistant.citations import Citer
 from assistant.figures import Figure, unsupported
@@ -48,33 +48,35 @@ class Verifier:
     def feed(self, text: str) -> str:
         """What can be passed on now that the model wrote `text`."""
         if "]" not in text:
-            ready = [*self._grown(text)]
+            ready = self._grown(text)
         else:
             first, *others = _MARKER.split(self._sentence + text)
             self._sentence, self._scanned = "", 0
-            ready = [*self._grown(first)]
+            ready = self._grown(first)
             for part in others:
                 self._claimed += 1
                 ready += self._grown(part)
         if self._instead is None and self._sentence:
             undecided = _UNDECIDED.search(self._sentence, self._sent)
             to = undecided.start() if undecided else len(self._sentence)
-            ready.append(self._sentence[self._sent : to])
+            ready += self._sentence[self._sent : to]
             self._sent = to
-        return "".join(ready)
+        return ready
 
-    def _grown(self, text: str) -> Iterator[str]:
+    def _grown(self, text: str) -> str:
         """The sentences that are whole now that `text` goes on."""
         self._sentence += text
         if _DIGIT.search(text):
             self._sentence = _LONG_NUMBER.sub(lambda number: redact(number[0]), self._sentence)
+        ready = ""
         while end := _SENTENCE_END.search(self._sentence, self._scanned):
             stop = end.start() if end[0] == "\n" else end.end()
-            yield self._judged(self._sentence[:stop]) + self._sentence[stop : end.end()]
+            ready += self._judged(self._sentence[:stop]) + self._sentence[stop : end.end()]
             self._sentence, self._sent, self._scanned = self._sentence[end.end() :], 0, 0
         # Only a full stop at its very end may still turn out to be the end of the sentence.
         closed = len(self._sentence.rstrip(_CLOSING))
         self._scanned = max(0, closed - 1)
+        return ready
 
     def end(self) -> str:
         """What still waited."""

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from assistant.figures import figures, unsupported
+from assistant.figures import figures, figures_of_passage, unsupported
 
 UNITS = {
     "day": ("{} days", "{}-day", "{}天", "{} 日"),
@@ -142,3 +142,7 @@ def test_any_number_in_any_unit_is_found_again_in_the_other_forms() -> None:
         elsewhere = chance.choice([name for name in UNITS if name != unit])
         third = UNITS[elsewhere][0].format(number)
         assert len(unsupported(one, figures(third))) == 1, (one, third)
+
+
+def test_the_figures_of_a_passage_are_those_of_its_text() -> None:
+    assert figures_of_passage("The fee is 2.5%.") == figures("The fee is 2.5%.") == figures("2.5%")

@@ -130,6 +130,12 @@ def test_the_same_question_three_times_is_a_failure(policy: Policy) -> None:
     assert policy.handoff(said("退款多久到账？", "退款多久到账", "退款要多久到账？")) == "repeated_failure"
 
 
+def test_other_forms_of_its_words_and_characters_ask_the_same_question(policy: Policy) -> None:
+    assert policy.handoff(said("cancelling payments", "cancelled payment", "cancel payments")) == "repeated_failure"
+    assert policy.handoff(said("dying batteries", "die battery", "batteries dying")) == "repeated_failure"
+    assert policy.handoff(said("轉賬退款", "转账退款", "转账　退款")) == "repeated_failure"
+
+
 def test_yes_three_times_is_no_question(policy: Policy) -> None:
     assert policy.handoff(said("yes please do that", "yes please do that", "yes please do that")) is None
 

@@ -148,6 +148,20 @@ def test_identity_and_phone_numbers_may_be_split_too() -> None:
     assert Redactor().conversation(["it's +44 20 7946", "0018"]) == ["it's +<PHONE_1>", "<PHONE_1>"]
 
 
+def test_a_number_goes_on_where_a_message_starts_with_it_or_says_little_else() -> None:
+    long = ", and I shall wait here until somebody tells me what has become of the money that I paid with it last week."
+    assert Redactor().conversation(["card 4111 1111", f"1111 1111{long}"]) == ["card <CARD_1>", f"<CARD_1>{long}"]
+    assert Redactor().conversation(["card 4111 1111", "and then 1111 1111"]) == ["card <CARD_1>", "and then <CARD_1>"]
+    spread = "and it is " + " -  ".join("11111111")
+    assert Redactor().conversation(["card 4111 1111", spread]) == ["card <CARD_1>", "and it is <CARD_1>"]
+
+
+def test_phone_numbers_beside_a_card_are_found_too() -> None:
+    assert redact("4111 1111 1111 1111 +49 151 23456789") == "<CARD_1> <PHONE_1>"
+    assert redact("4111 1111 1111 1111, 13800138000") == "<CARD_1>, <PHONE_1>"
+    assert redact("+49 151 23456789 4111 1111 1111 1111") == "<PHONE_1> <CARD_1>"
+
+
 def test_an_order_number_told_twice_is_no_number_split_over_two_messages() -> None:
     """The end of the first and the start of the second passed as a Visa card, in real logs."""
     texts = ["order number 628-847392-3748291.", "I understand that order number 628-847392-3748291 failed."]
