@@ -42,6 +42,11 @@ class _Group(click.Group):
             sys.exit(130)
 
 
+_api_key = click.option(
+    "--api-key", envvar="ASSISTANT_API_KEY", help="Where the service needs one [ASSISTANT_API_KEY]."
+)
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="payment-support-assistant")
 @click.option("--verbose", is_flag=True, help="Show the log messages of the libraries too.")
@@ -247,20 +252,21 @@ def serve(**options: Any) -> None:
 @click.argument("question", required=False)
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Address of the service.")
 @click.option("--model", default="assistant", show_default=True, help="Way to answer; see GET /v1/models.")
+@_api_key
 @click.option("--json", "as_json", is_flag=True, help="Print the whole reply as JSON; needs QUESTION.")
-def chat(question: str | None, url: str, model: str, as_json: bool) -> None:
+def chat(question: str | None, url: str, model: str, api_key: str | None, as_json: bool) -> None:
     """Ask a running service QUESTION, or talk with it until an empty line."""
     from assistant.client import complete
 
     if as_json:
         if question is None:
             raise click.UsageError("--json needs a QUESTION")
-        print_json(complete(url, model, [{"role": "user", "content": question}]))
+        print_json(complete(url, model, [{"role": "user", "content": question}], api_key))
         return
     messages: list[dict[str, str]] = []
     while text := question or click.prompt("you", default="", show_default=False).strip():
         messages.append({"role": "user", "content": text})
-        messages.append({"role": "assistant", "content": _ask(url, model, messages)})
+        messages.append({"role": "assistant", "content": _ask(url, model, messages, api_key)})
         if question:
             return
 
@@ -331,14 +337,24 @@ def evaluate_adapter(adapter: str | None, with_parity: bool, as_json: bool, **op
 @click.option("--lang", type=click.Choice(["en", "zh"]), help="Only cases in this language.")
 @click.option("--limit", type=click.IntRange(1), help="At most this many cases, drawn with a fixed seed.")
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Address of the service.")
+@_api_key
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--out", type=existing, help="Also write every answer with its scores to this JSONL file.")
-def ab(cases: Path, arms: str, lang: str | None, limit: int | None, url: str, as_json: bool, out: Path | None) -> None:
+def ab(
+    cases: Path,
+    arms: str,
+    lang: str | None,
+    limit: int | None,
+    url: str,
+    api_key: str | None,
+    as_json: bool,
+    out: Path | None,
+) -> None:
     """Compare ways to answer on the same cases, through the service that customers use."""
     from eval.ab import compare
     from eval.cases import read_cases
 
-    report = compare(read_cases(cases, lang, limit), arms.split(","), url)
+    report = compare(read_cases(cases, lang, limit), arms.split(","), url, api_key)
     if out:
         report.write_answers(out)
     if as_json:
@@ -480,17 +496,17 @@ def _ask_three(url: str) -> None:
         "Can I buy bitcoin with you?",
     ):
         click.secho(f"\nyou: {question}", bold=True)
-        _ask(url, "assistant", [{"role": "user", "content": question}])
+        _ask(url, "assistant", [{"role": "user", "content": question}], os.environ.get("ASSISTANT_API_KEY"))
     log.setLevel(logging.INFO)
 
 
-def _ask(url: str, model: str, messages: list[dict[str, str]]) -> str:
+def _ask(url: str, model: str, messages: list[dict[str, str]], api_key: str | None) -> str:
     """Ask, print the answer as it comes, then its route and citations; return the answer."""
     from assistant.client import stream
 
     text = ""
     extension: dict[str, Any] = {}
-    for chunk in stream(url, model, messages):
+    for chunk in stream(url, model, messages, api_key):
         extension = chunk.get("assistant", extension)
         for choice in chunk["choices"]:
             piece = choice["delta"].get("content", "")

@@ -10,21 +10,21 @@ from typing import Any
 from retrieval.errors import EngineError, EngineUnavailable, InputError
 
 
-def complete(url: str, model: str, messages: list[dict[str, str]]) -> dict[str, Any]:
-    """One whole reply of the service.
+def complete(url: str, model: str, messages: list[dict[str, str]], key: str | None = None) -> dict[str, Any]:
+    """One whole reply of the service, asked with an API key where it needs one.
 
     Raises:
         InputError: `url` is no address.
         EngineUnavailable: The service cannot be reached.
         EngineError: It answered with an error.
     """
-    with _post(url, {"model": model, "messages": messages}) as reply:
+    with _post(url, {"model": model, "messages": messages}, key) as reply:
         return dict(json.load(reply))
 
 
-def stream(url: str, model: str, messages: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
+def stream(url: str, model: str, messages: list[dict[str, str]], key: str | None = None) -> Iterator[dict[str, Any]]:
     """The chunks of one streamed reply; raises as `complete` does."""
-    with _post(url, {"model": model, "messages": messages, "stream": True}) as reply:
+    with _post(url, {"model": model, "messages": messages, "stream": True}, key) as reply:
         for line in reply:
             if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
                 chunk = json.loads(line[6:])
@@ -33,12 +33,12 @@ def stream(url: str, model: str, messages: list[dict[str, str]]) -> Iterator[dic
                 yield chunk
 
 
-def _post(url: str, body: dict[str, Any]) -> Any:
+def _post(url: str, body: dict[str, Any], key: str | None) -> Any:
     try:
         request = urllib.request.Request(
             f"{url.rstrip('/')}/v1/chat/completions",
             json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
+            {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
         )
     except ValueError as error:
         raise InputError(f"{url!r} is no address: {error}; give one such as http://127.0.0.1:8000") from None

@@ -1,10 +1,14 @@
 """The live index, opened with the encoder that it was built with."""
 
+from typing import TYPE_CHECKING
+
 from assistant import releases
 from assistant.settings import Settings
-from retrieval.encoder import Encoder
 from retrieval.errors import NotReady
 from retrieval.index import Index
+
+if TYPE_CHECKING:
+    from retrieval.encoder import Encoder
 
 
 def open_live(settings: Settings) -> Index:
@@ -21,8 +25,9 @@ def open_live(settings: Settings) -> Index:
     return open_index(settings, index)
 
 
-def open_index(settings: Settings, name: str, loaded: Encoder | None = None) -> Index:
+def open_index(settings: Settings, name: str, loaded: "Encoder | None" = None) -> Index:
     """The index `name`, with the encoder that is `loaded` if it fits; raises as `open_live` does."""
+    from retrieval.encoder import Encoder
     from retrieval.index import read_manifest
     from retrieval.reranker import CrossEncoderReranker
 

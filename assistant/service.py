@@ -250,6 +250,9 @@ def create_app(
     _serve_page(app, settings.embed_origins)
     _answer_errors(app, service)
     app.add_middleware(_BodyLimit)
+    described = app.openapi()
+    described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    described["security"] = [{"key": []}, {}]
     return app
 
 

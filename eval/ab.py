@@ -110,7 +110,7 @@ class Report:
         write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def compare(cases: Sequence[Case], arms: Sequence[str], url: str) -> Report:
+def compare(cases: Sequence[Case], arms: Sequence[str], url: str, key: str | None = None) -> Report:
     """Ask every arm every case through the service at `url`.
 
     Raises:
@@ -124,7 +124,7 @@ def compare(cases: Sequence[Case], arms: Sequence[str], url: str) -> Report:
     def ask(job: tuple[Case, str]) -> Answer:
         case, arm = job
         started = time.monotonic()
-        reply = complete(url, f"assistant:{arm}", case.conversation())
+        reply = complete(url, f"assistant:{arm}", case.conversation(), key)
         seconds = time.monotonic() - started
         text = reply["choices"][0]["message"]["content"]
         return Answer(case, arm, text, reply["assistant"], score(case, reply), seconds)

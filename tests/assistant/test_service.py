@@ -466,6 +466,15 @@ def test_a_merged_adapter_is_offered_without_the_arms_that_lack_it(served) -> No
     assert "one of: assistant, assistant:rag+lora, assistant:lora" in refused.text
 
 
+def test_the_openapi_names_keys_errors_and_examples(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()
+    assert described["security"] == [{"key": []}, {}]
+    chat = described["paths"]["/v1/chat/completions"]["post"]
+    assert {"200", "400", "401", "404", "413", "429", "500", "503"} <= set(chat["responses"])
+    assert described["components"]["schemas"]["ChatRequest"]["examples"]
+    assert described["components"]["schemas"]["Feedback"]["examples"]
+
+
 def test_the_models_are_the_ways_to_answer(client: TestClient) -> None:
     names = [model["id"] for model in client.get("/v1/models").json()["data"]]
     assert names == ["assistant", "assistant:rag+lora", "assistant:rag", "assistant:lora", "assistant:base"]

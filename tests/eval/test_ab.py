@@ -91,7 +91,7 @@ def test_a_report_in_json_is_json_although_a_score_applies_to_no_case() -> None:
 def test_every_arm_is_asked_every_case_as_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str]] = []
 
-    def complete(url: str, model: str, messages: list[dict[str, str]]) -> dict[str, object]:
+    def complete(url: str, model: str, messages: list[dict[str, str]], key: str | None) -> dict[str, object]:
         asked.append((model, messages[-1]["content"]))
         reply = {"choices": [{"message": {"content": "So."}}], "assistant": {"citations": [], "route": "adapter"}}
         return reply
