@@ -195,7 +195,7 @@ class _Counts(MemoryStorage):
         now = time.time()
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_S
-            for ended in [key for key, end in self.expirations.items() if end <= now]:
+            for ended in [key for key, end in list(self.expirations.items()) if end <= now]:
                 self.clear(ended)
         return super().incr(key, expiry, amount)
 

@@ -9,10 +9,11 @@ from assistant.citations import Citation
 from assistant.prompt import Message
 
 MOST_MESSAGES = 200
-MOST_CHARACTERS = 100_000
+MOST_CHARACTERS = 20_000
 """Of one message."""
 _Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 _Object = dict[str, Any]
+_Stop = Annotated[str, Field(max_length=200)]
 
 
 class TextPart(BaseModel):
@@ -75,14 +76,16 @@ class ChatRequest(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1, description="1 by default.")
     n: int | None = Field(None, ge=1, le=4, description="Answers to write.")
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: Annotated[str, Field(max_length=200)] | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=4)] | None = None
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: Annotated[list[_Object], Field(max_length=64)] | None = None
     tool_choice: Literal["none", "auto", "required"] | _Object | None = None
-    response_format: _Object | None = Field(None, description="JSON, freely or by a schema; gets no citation markers.")
+    response_format: _Object | None = Field(
+        None, description="JSON, freely or by a schema; gets no markers. Fixed texts, as of a handoff, stay text."
+    )
     user: Annotated[str, Field(max_length=200)] | None = Field(
         None, description="Your id of the customer; kept as a keyed hash, by which transcripts are deleted."
     )

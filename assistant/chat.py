@@ -91,7 +91,7 @@ class Assistant:
     policy: Policy
     settings: Settings
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while a conversation is read, a millisecond or two: sixteen at once would keep all others waiting."""
+    """Held while a conversation is read, a millisecond or two: sixteen in a row would keep all others waiting."""
 
     @property
     def arms(self) -> dict[str, Arm]:
@@ -114,7 +114,10 @@ class Assistant:
             InputError: The conversation is too long for the engine.
         """
         async with self.reading:
-            outcome.conversation = conversation = _redacted(conversation)
+            await asyncio.sleep(0)  # whoever is not reading has its turn between two conversations
+            redactor = Redactor()
+            outcome.conversation = conversation = _redacted(conversation, redactor)
+            sampling = _redacted_sampling(sampling, redactor)
             question = next(message.content for message in reversed(conversation) if message.role == "user")
             outcome.language = language = language_of(question)
             outcome.reason = self.policy.handoff(conversation)
@@ -143,9 +146,9 @@ class Assistant:
                     generation.used(outcome.usage, [outcome.usage.finish_reason])
                 return
             except EngineError as error:
-                if begun or not found:
+                if begun or not found or _is_structured(sampling):
                     raise
-                _log.warning("quoting, since the engine gave no answer: %s", error)
+                _log.warning("quoting, since the engine gave no answer: %s", type(error).__name__)
                 outcome.route = "quoted"
                 outcome.degraded.append("engine")
         lines = await asyncio.to_thread(quote, question, found, self.index, citer)
@@ -159,7 +162,7 @@ class Assistant:
         try:
             outcome.search = await asyncio.wait_for(work, self.settings.search_s)
         except Exception as error:  # whatever breaks in retrieval, the customer gets an answer that says so
-            _log.error("the search failed: %s", error or type(error).__name__)
+            _log.error("the search failed: %s", type(error).__name__)
             outcome.degraded.append("retrieval")
         outcome.search_s = time.monotonic() - started
 
@@ -200,31 +203,47 @@ class Assistant:
                 text += verifier.end()
                 outcome.dropped_citations += verifier.dropped
                 outcome.unsupported += verifier.unsupported
-            if text or piece.tool_calls or piece.logprobs or piece.finish_reason:
-                yield replace(piece, text=text)
+            # The probabilities of words that are withheld would tell them.
+            logprobs = None if instead else piece.logprobs
+            if text or piece.tool_calls or logprobs or piece.finish_reason:
+                yield replace(piece, text=text, logprobs=logprobs)
 
 
-def _redacted(conversation: Sequence[Message]) -> list[Message]:
-    redactor = Redactor()
+def _redacted(conversation: Sequence[Message], redactor: Redactor) -> list[Message]:
     texts = redactor.conversation([message.content for message in conversation])
     return [
-        replace(message, content=text, tool_calls=tuple(_redacted_call(call, redactor) for call in message.tool_calls))
+        replace(
+            message,
+            content=text,
+            tool_calls=tuple(redacted_call(call, redactor) for call in message.tool_calls),
+            tool_call_id=message.tool_call_id and redactor(message.tool_call_id),
+        )
         for message, text in zip(conversation, texts, strict=True)
     ]
 
 
-def _redacted_call(call: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
+def _redacted_sampling(sampling: Sampling, redactor: Redactor) -> Sampling:
+    stop = tuple(map(redactor, sampling.stop))
+    return replace(sampling, stop=stop, passed=_redacted_value(dict(sampling.passed), redactor))
+
+
+def redacted_call(call: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
+    """A call of a tool, in OpenAI's shape, without personal data in its names or arguments."""
     function = call["function"]
+    arguments = function["arguments"]
     try:
-        arguments = orjson.dumps(_redacted_value(orjson.loads(function["arguments"]), redactor)).decode()
-    except ValueError:
-        arguments = redactor(function["arguments"])
-    return call | {"function": function | {"arguments": arguments}}
+        value = orjson.loads(arguments)
+        redacted = _redacted_value(value, redactor)
+        arguments = arguments if redacted == value else orjson.dumps(redacted).decode()
+    except (ValueError, TypeError, RecursionError):  # no JSON, or none that can be read
+        arguments = redactor(arguments)
+    named = {"name": redactor(function.get("name", "")), "arguments": arguments}
+    return call | {"id": redactor(call.get("id", "")), "function": function | named}
 
 
 def _redacted_value(value: Any, redactor: Redactor) -> Any:
     if isinstance(value, dict):
-        return {name: _redacted_value(inner, redactor) for name, inner in value.items()}
+        return {redactor(str(name)): _redacted_value(inner, redactor) for name, inner in value.items()}
     if isinstance(value, list):
         return [_redacted_value(inner, redactor) for inner in value]
     if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):

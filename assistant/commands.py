@@ -129,13 +129,14 @@ def export(file: Path | None, since: datetime | None, **options: Any) -> None:
 @transcripts.command()
 @settings_options()
 @click.argument("customer")
-def forget(customer: str, **options: Any) -> None:
+@click.option("--tenant", default="local", show_default=True, help="Whose customer; `local` where there are no keys.")
+def forget(customer: str, tenant: str, **options: Any) -> None:
     """Delete the transcripts and feedback of CUSTOMER, by the id that came with the requests as `user`."""
     from assistant.state import pseudonym, secret
 
     state = _state(options)
     try:
-        deleted = state.forget(pseudonym(customer, secret(read(options).home)))
+        deleted = state.forget(pseudonym(tenant, customer, secret(read(options).home)))
     finally:
         state.close()
     click.echo(f"{deleted} transcripts deleted")

@@ -104,9 +104,7 @@ class Engine:
                 body = await reply.json()
                 return [str(model["id"]) for model in body["data"]]
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
-            raise EngineUnavailable(
-                f"the engine at {self.url} does not answer: {error or type(error).__name__}"
-            ) from error
+            raise EngineUnavailable(f"the engine does not answer ({type(error).__name__})") from error
 
     async def tokens(self, model: str, messages: list[Message]) -> list[int]:
         """Token ids of a prompt as the engine makes them (vLLM's `/tokenize`)."""
@@ -191,10 +189,12 @@ class Engine:
                         raise EngineUnavailable(f"the answer took longer than {self._answer_s:g} s; try again")
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._gone(error) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineError(f"the engine answered what no engine does ({type(error).__name__})") from error
 
     def _gone(self, error: Exception) -> EngineUnavailable:
-        reason = str(error) or type(error).__name__
-        return EngineUnavailable(f"the engine at {self.url} went away: {reason}; try again")
+        """Without the address, which customers read and which may hold a password."""
+        return EngineUnavailable(f"the engine went away ({type(error).__name__}); try again")
 
 
 def _json(body: dict[str, Any]) -> bytes:
@@ -235,7 +235,7 @@ def _pieces(body: dict[str, Any], part: str, usage: Usage) -> Iterator[Piece]:
         yield Piece(
             text=said.get("content") or "",
             choice=choice.get("index", 0),
-            tool_calls=tuple(said.get("tool_calls") or ()),
+            tool_calls=tuple({"index": i, **call} for i, call in enumerate(said.get("tool_calls") or ())),
             logprobs=choice.get("logprobs"),
             finish_reason=choice.get("finish_reason"),
         )
@@ -246,6 +246,8 @@ def _refusal(status: int, text: str) -> EngineError | InputError:
         message = json.loads(text)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         message = text[:300]
-    if status == 400:
+    if status in (400, 422):
         return InputError(f"the engine refuses the request: {message}")
+    if status in (404, 429, 502, 503, 504):
+        return EngineUnavailable(f"the engine answered {status}; try again")
     return EngineError(f"the engine answered {status}: {message}")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from assistant.engine import BASE_NAME, Engine
 from assistant.settings import Settings
-from retrieval.errors import EngineError, EngineUnavailable, InputError
+from retrieval.errors import EngineError, EngineUnavailable, InputError, SupportError
 
 _STOP_GRACE_S = 20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
@@ -121,8 +121,8 @@ class EngineProcess:
                 self._end_group()
                 try:
                     await asyncio.to_thread(self.start)
-                except EngineError as error:
-                    _log.error("%s", error)
+                except (SupportError, OSError, ValueError, KeyError) as error:  # an adapter's folder is gone, no memory
+                    _log.error("the engine cannot be started: %s", error)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                     continue
                 pause_s = _FIRST_PAUSE_S

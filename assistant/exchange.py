@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from assistant.access import Access, Tenant
 from assistant.admission import Admission
-from assistant.chat import ARMS, Assistant, Outcome
+from assistant.chat import ARMS, Assistant, Outcome, redacted_call
 from assistant.engine import Piece, Sampling
 from assistant.live import Live
 from assistant.metrics import Metrics
 from assistant.prompt import ID, Message
+from assistant.redaction import Redactor
 from assistant.state import State, Transcript
 from assistant.tracing import Tracer
 
@@ -86,6 +87,14 @@ class _Reply:
         return message | ({"tool_calls": calls} if calls else {})
 
 
+def _redacted(reply: dict[str, Any]) -> dict[str, Any]:
+    """What the model wrote as JSON or as arguments of a tool was not judged sentence by sentence."""
+    redactor = Redactor()
+    calls = [redacted_call(call, redactor) for call in reply.get("tool_calls", ())]
+    text = redactor(reply["content"]) if reply["content"] else reply["content"]
+    return reply | {"content": text} | ({"tool_calls": calls} if calls else {})
+
+
 class Exchange:
     """One question and its answers."""
 
@@ -131,7 +140,7 @@ class Exchange:
                 ):
                     self._assistant = assistant
                     answer = assistant.answer(
-                        *(self._conversation, ARMS[self.arm], self._sampling, self.outcome, span, self._whole)
+                        self._conversation, ARMS[self.arm], self._sampling, self.outcome, span, self._whole
                     )
                     async with aclosing(answer):
                         async for piece in answer:
@@ -186,6 +195,10 @@ class Exchange:
         outcome, service, caller, seconds = self.outcome, self._service, self._caller, self._seconds
         seconds.search, seconds.total = outcome.search_s, time.monotonic() - self._started
         usage = outcome.usage
+        if status != "answered" and not usage.completion_tokens:
+            # The engine says at the end only; whoever leaves before it has used about as much.
+            usage.completion_tokens = self._pieces
+            usage.prompt_tokens = sum(len(message.content) for message in outcome.conversation) // 4
         service.access.spend(caller.tenant, caller.address, usage.prompt_tokens + usage.completion_tokens)
         service.metrics.answered(outcome, self.arm, status, seconds, self._pieces)
         decision = outcome.search.decision if outcome.search else None
@@ -197,7 +210,7 @@ class Exchange:
             *(1000 * stage for stage in vars(seconds).values()),
         )
         said = [message.as_dict() for message in outcome.conversation if message.role != "system"]
-        replies = [self.replies[choice].message() for choice in sorted(self.replies)]
+        replies = [_redacted(self.replies[choice].message()) for choice in sorted(self.replies)]
         if not replies:
             return
         service.state.record(

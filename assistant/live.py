@@ -5,10 +5,12 @@ to itself is closed when its last request has ended.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from assistant import releases
 from assistant.chat import Assistant
@@ -16,7 +18,7 @@ from assistant.engine_process import EngineProcess
 from assistant.live_index import open_index
 from assistant.releases import Release
 from assistant.settings import Settings
-from retrieval.errors import NotReady, SupportError
+from retrieval.errors import EngineUnavailable, NotReady
 
 _POLL_S = 0.5
 _log = logging.getLogger("assistant")
@@ -68,19 +70,25 @@ class Live:
 
 async def follow(live: Live, settings: Settings, process: EngineProcess | None) -> None:
     """Switch to each release that goes live, until cancelled; one that cannot serve leaves the present one."""
-    seen = live.assistant.release
+    wanted = seen = live.assistant.release
+    told = ""
     while True:
         await asyncio.sleep(_POLL_S)
         try:
             release = await asyncio.to_thread(releases.live, settings.releases)
-            if release.id != seen:
-                seen = release.id
+            wanted = release.id
+            if wanted != seen:
                 live.switch(await opened(settings, release, live.assistant, process))
-                _log.warning("release %s serves", release.id)
+                seen, told = wanted, ""
+                _log.warning("release %s serves", wanted)
             for assistant in live.idle():
                 await _close(assistant, live, process)
-        except SupportError as error:
-            _log.error("release %s stays: %s", live.assistant.release, error)
+        except Exception as error:  # whatever is wrong with a release, the present one must go on serving
+            if not isinstance(error, EngineUnavailable):  # an engine that starts will take it later
+                seen = wanted
+            if str(error) != told:
+                _log.error("release %s stays for now: %s", live.assistant.release, error)
+            told = str(error)
 
 
 async def opened(settings: Settings, release: Release, before: Assistant, process: EngineProcess | None) -> Assistant:
@@ -96,11 +104,14 @@ async def opened(settings: Settings, release: Release, before: Assistant, proces
     if index.id != index_id:
         index = await asyncio.to_thread(open_index, settings, index_id, before.index.encoder)
     if adapter != before.adapter:
-        folder = settings.adapters / adapter
         if settings.merged:
             raise NotReady(f"the adapter {adapter} is merged into another model; restart: assistant serve --merged")
-        if not (folder / "adapter_config.json").is_file():
-            raise NotReady(f"the folder {folder} holds no adapter that vLLM can load")
+        record, served = training_record(settings, adapter), training_record(settings, before.adapter)
+        if record["recipe"]["quantize"] != served["recipe"]["quantize"]:
+            raise NotReady(
+                f"the adapter {adapter} was trained on other weights of {settings.base}; restart to serve it"
+            )
+        folder = settings.adapters / adapter
         if adapter not in await before.engine.models():
             await before.engine.load(adapter, folder)
         if process:
@@ -108,10 +119,28 @@ async def opened(settings: Settings, release: Release, before: Assistant, proces
     return replace(before, release=release.id, index=index, adapter=adapter)
 
 
+def training_record(settings: Settings, adapter: str) -> dict[str, Any]:
+    """How the adapter was trained, once it is known that it can be served as the settings say.
+
+    Raises:
+        NotReady: Its folder is missing, or vLLM serves it only merged.
+    """
+    path = settings.adapters / adapter / "training.json"
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise NotReady(
+            f"the live adapter's folder {path.parent} is missing; run: assistant train --logs FILE"
+        ) from None
+    if record.get("served") == "merged" and not settings.merged:
+        raise NotReady(f"vLLM serves {adapter} only merged into its base; run: assistant serve --merged")
+    return record
+
+
 async def _close(assistant: Assistant, live: Live, process: EngineProcess | None) -> None:
     """Give back what no kept assistant shares."""
+    if all(assistant.index is not kept.index for kept in live.kept):
+        assistant.index.close()
     if process and all(assistant.adapter != kept.adapter for kept in live.kept):
         process.adapters.pop(assistant.adapter, None)
         await assistant.engine.unload(assistant.adapter)
-    if all(assistant.index is not kept.index for kept in live.kept):
-        assistant.index.close()

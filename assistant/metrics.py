@@ -77,8 +77,9 @@ class Metrics:
         if pieces > 1:
             self.inter_token_seconds.observe((seconds.total - seconds.first) / (pieces - 1))
 
-    def show(self, service: "Service") -> None:
+    def show(self, service: "Service", ready: bool) -> None:
         """Set what is read off when the metrics are asked for."""
+        self.ready.set(ready)
         self.running.set(service.admission.running)
         self.waiting.set(service.admission.waiting)
         self.transcripts_dropped.set(service.state.dropped)

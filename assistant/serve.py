@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import ipaddress
-import json
 import logging
 import signal
 import socket
@@ -63,18 +62,14 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
     policy = read_policy(settings.policy)
     release = releases.live(settings.releases)
     index_id, adapter = releases.require(release, settings.base)
-    folder = settings.adapters / adapter
-    if not (folder / "training.json").is_file():
-        raise NotReady(f"the live adapter's folder {folder} is missing; run: assistant train --logs FILE")
-    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    if record.get("served") == "merged" and not settings.merged:
-        raise NotReady(f"vLLM serves {adapter} only merged into its base; run: assistant serve --merged")
+    from assistant.live import Live, training_record
+
+    record = training_record(settings, adapter)
     if release.prompt != ID:
         say(
             f"warning: the adapter {adapter} was trained with the prompt {release.prompt}, this version "
             f"asks with {ID}; train again for the best answers"
         )
-    from assistant.live import Live
     from assistant.live_index import open_index
 
     index = open_index(settings, index_id)
@@ -177,7 +172,7 @@ def _listen(
     from assistant.service import create_app
 
     port = settings.port or free_port()
-    address = f"http://{settings.host}:{port}"
+    address = f"http://[{settings.host}]:{port}" if ":" in settings.host else f"http://{settings.host}:{port}"
 
     def ready() -> None:
         _wait_for(settings.host, port)

@@ -15,6 +15,7 @@ from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,7 +26,7 @@ from assistant.engine import Piece, Sampling
 from assistant.exchange import Caller, Exchange, Service
 from assistant.redaction import redact
 from assistant.settings import Settings
-from assistant.state import UnknownReply, pseudonym
+from assistant.state import pseudonym
 from retrieval.errors import (
     AccessDenied,
     EngineError,
@@ -35,13 +36,15 @@ from retrieval.errors import (
     Overloaded,
     StorageError,
     SupportError,
+    UnknownReply,
 )
 from retrieval.index import Filters
 from retrieval.language import Language
 from retrieval.store import Article
 
 PAGE = Path(__file__).parent / "page"
-MOST_BODY_BYTES = 1_000_000
+MOST_BODY_BYTES = 256_000
+"""Reading a conversation for personal data takes a second for each million digits, while nobody is answered."""
 _CLOSED = 499
 """Nobody reads the reply; nginx's number for it in logs."""
 _Result = TypeVar("_Result")
@@ -66,14 +69,16 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         beside = asyncio.create_task(background()) if background else None
         on_ready()
-        yield
-        if beside:
-            beside.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await beside
-        await service.live.assistant.engine.close()
-        await asyncio.to_thread(service.state.close)
-        service.tracer.shutdown()
+        try:
+            yield
+            if beside:
+                beside.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await beside
+        finally:
+            await service.live.assistant.engine.close()
+            await asyncio.to_thread(service.state.close)
+            service.tracer.shutdown()
 
     app = FastAPI(
         title="Payment support assistant",
@@ -120,8 +125,13 @@ def create_app(
         ]
         return _json(
             {
-                **{"id": exchange.id, "object": "chat.completion", "created": exchange.created, "model": asked.model},
-                **{"choices": choices, "usage": exchange.usage(), "assistant": exchange.extension()},
+                "id": exchange.id,
+                "object": "chat.completion",
+                "created": exchange.created,
+                "model": asked.model,
+                "choices": choices,
+                "usage": exchange.usage(),
+                "assistant": exchange.extension(),
             }
         )
 
@@ -145,7 +155,7 @@ def create_app(
         caller = Caller(
             tenant=tenant,
             address=address,
-            customer=pseudonym(asked.user, secret) if asked.user else None,
+            customer=pseudonym(tenant.name, asked.user, secret) if asked.user else None,
             conversation=redact((asked.metadata or {}).get("conversation", "")) or None,
             traceparent=request.headers.get("traceparent"),
         )
@@ -197,22 +207,26 @@ def create_app(
     @app.post("/v1/feedback", status_code=201, responses=errors(400, 401, 404, 413, 429, 503))
     def feedback(given: Feedback, request: Request) -> dict[str, str]:
         """Keep what a customer thought of a reply; it is stored when this answers."""
-        admitted(request)
+        tenant, _ = admitted(request)
         if "thumb" in given.model_fields_set and not (given.thumb or given.reason or given.correction):
-            service.state.withdraw(given.id)
+            service.state.withdraw(given.id, tenant.name)
             return {"id": given.id}
-        service.state.feedback(given.id, given.thumb, given.reason, given.correction)
+        service.state.feedback(given.id, given.thumb, given.reason, given.correction, tenant.name)
         if given.thumb:
             service.metrics.feedback.labels(given.thumb).inc()
         return {"id": given.id}
 
-    @app.delete("/v1/customers/{customer}", responses=errors(400, 401, 403, 503))
-    def forget(customer: Annotated[str, PathParameter(max_length=200)], request: Request) -> dict[str, int]:
+    @app.delete("/v1/customers/{customer:path}", responses=errors(400, 401, 403, 503))
+    def forget(
+        customer: Annotated[str, PathParameter(max_length=200)],
+        request: Request,
+        tenant: Annotated[str | None, Query(max_length=64, description="Whose customer; by default the key's.")] = None,
+    ) -> dict[str, int]:
         """Delete all transcripts and feedback of a customer, by the id that came as `user`; needs an admin's key."""
-        tenant, _ = admitted(request, count=False)
-        if not tenant.admin:
-            raise HTTPException(403, f"the key of {tenant.name} is not an admin's")
-        return {"deleted": service.state.forget(pseudonym(customer, secret))}
+        caller, _ = admitted(request, count=False)
+        if not caller.admin:
+            raise HTTPException(403, f"the key of {caller.name} is not an admin's")
+        return {"deleted": service.state.forget(pseudonym(tenant or caller.name, customer, secret))}
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -223,19 +237,21 @@ def create_app(
     async def readyz() -> Response:
         """Whether the engine, the index and the adapter serve."""
         assistant = service.live.assistant
-        reason = None
-        try:
-            if not is_ready():
-                reason = "the engine is starting"
-            elif assistant.adapter not in await assistant.engine.models():
-                reason = f"the engine does not serve the adapter {assistant.adapter}"
-        except EngineError as error:
-            reason = str(error)
-        service.metrics.ready.set(reason is None)
-        if reason:
+        if reason := await not_ready():
             return _json({"ready": False, "reason": reason}, 503)
         parts = {"release": assistant.release, "adapter": assistant.adapter, "index": assistant.index.id}
         return _json({"ready": True, **parts})
+
+    async def not_ready() -> str | None:
+        """Why nothing can be answered, if so."""
+        assistant = service.live.assistant
+        if not is_ready():
+            return "the engine is starting"
+        try:
+            served = await assistant.engine.models()
+        except EngineError as error:
+            return str(error)
+        return None if assistant.adapter in served else f"the engine does not serve the adapter {assistant.adapter}"
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=errors(401, 403))
     async def metrics(request: Request) -> Response:
@@ -243,13 +259,13 @@ def create_app(
         tenant, _ = admitted(request, count=False)
         if not tenant.admin:
             raise HTTPException(403, f"the key of {tenant.name} is not an admin's")
-        service.metrics.show(service)
+        service.metrics.show(service, ready=await not_ready() is None)
         text = service.metrics.render(await service.live.assistant.engine.metrics())
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     _serve_page(app, settings.embed_origins)
     _answer_errors(app, service)
-    app.add_middleware(_BodyLimit)
+    app.add_middleware(_Door, service=service)
     described = app.openapi()
     described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     described["security"] = [{"key": []}, {}]
@@ -364,15 +380,22 @@ async def _gone(request: Request) -> None:
         pass
 
 
-class _BodyLimit:
-    """Refuses bodies that are too large, before they are read whole."""
+class _Door:
+    """Turns away who has no key, before the body is read, and bodies that are too large, before they are read whole."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
+        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        if scope["path"].startswith("/v1/"):
+            try:
+                address = scope["client"][0] if scope.get("client") else "unknown"
+                self._service.access.tenant(Headers(scope=scope).get("authorization"), address)
+            except AccessDenied as error:
+                return await _denied(error, self._service)(scope, receive, send)
         read = 0
 
         async def limited() -> Message:
@@ -386,6 +409,12 @@ class _BodyLimit:
         await self._app(scope, limited, send)
 
 
+def _denied(error: AccessDenied, service: Service) -> Response:
+    service.metrics.rejected.labels("denied").inc()
+    body = _error(str(error), "authentication_error", "invalid_api_key")
+    return _json(body, 401, {"WWW-Authenticate": "Bearer"})
+
+
 def _answer_errors(app: FastAPI, service: Service) -> None:
     """Errors in OpenAI's shape."""
 
@@ -394,9 +423,7 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
         rejected = service.metrics.rejected
         match error:
             case AccessDenied():
-                rejected.labels("denied").inc()
-                body = _error(str(error), "authentication_error", "invalid_api_key")
-                return _json(body, 401, {"WWW-Authenticate": "Bearer"})
+                return _denied(error, service)
             case LimitReached():
                 rejected.labels("limit").inc()
                 body = _error(str(error), "rate_limit_error", "rate_limit_exceeded")
@@ -414,7 +441,9 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
             case StorageError():
                 _log.error("%s", error)
                 return _json(_error("the database does not answer", "api_error", "storage"), 503, {"Retry-After": "5"})
-        _log.error("%s %s: %s", request.method, request.url.path, error)
+        # What an engine says may quote the prompt.
+        what = type(error).__name__ if isinstance(error, EngineError) else error
+        _log.error("%s %s: %s", request.method, request.url.path, what)
         return _json(_error(str(error), "api_error", None), 500)
 
     @app.exception_handler(HTTPException)

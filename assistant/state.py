@@ -47,7 +47,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from assistant.redaction import Redactor, redact
-from retrieval.errors import InputError, StorageError
+from retrieval.errors import InputError, StorageError, UnknownReply
 from retrieval.files import alone, storage_errors
 
 VERSION = 1
@@ -89,10 +89,6 @@ _transcripts = Table(
     Column("correction", Text),
     Index("transcripts_by_time", "at", "id"),
 )
-
-
-class UnknownReply(InputError):
-    """Feedback is about a reply that was never recorded, or is deleted by now."""
 
 
 @dataclass(frozen=True)
@@ -210,11 +206,17 @@ class State:
                 )
 
     def feedback(
-        self, reply: str, thumb: Literal["up", "down"] | None, reason: str | None, correction: str | None
+        self,
+        reply: str,
+        thumb: Literal["up", "down"] | None,
+        reason: str | None,
+        correction: str | None,
+        tenant: str | None = None,
     ) -> None:
         """Keep what a customer thought of a reply; it is on the disk when this returns.
 
-        A second one about the same reply replaces what it gives. The texts are redacted here.
+        A second one about the same reply replaces what it gives. The texts are redacted here. With `tenant`, only
+        replies to that one are known.
 
         Raises:
             UnknownReply: No such reply was recorded.
@@ -228,14 +230,16 @@ class State:
             given["thumb"] = thumb
         if not given:
             raise InputError("the feedback is empty; give a thumb, a reason or a correction")
-        self._set_opinion(reply, given)
+        self._set_opinion(reply, given, tenant)
 
-    def withdraw(self, reply: str) -> None:
+    def withdraw(self, reply: str, tenant: str | None = None) -> None:
         """Take the feedback on a reply back; raises as `feedback` does."""
-        self._set_opinion(reply, {"thumb": None, "thumb_reason": None, "correction": None})
+        self._set_opinion(reply, {"thumb": None, "thumb_reason": None, "correction": None}, tenant)
 
-    def _set_opinion(self, reply: str, columns: dict[str, Any]) -> None:
+    def _set_opinion(self, reply: str, columns: dict[str, Any], tenant: str | None) -> None:
         change = update(_transcripts).where(_transcripts.c.id == _storable(reply)).values(columns)
+        if tenant is not None:
+            change = change.where(_transcripts.c.tenant == tenant)
         if self._rows_changed(change):
             return
         self.flush()
@@ -246,7 +250,7 @@ class State:
             )
 
     def export(self, since: datetime | None = None) -> Iterator[dict[str, Any]]:
-        """Transcripts in order of time as lines of a log, in the format that finetune/logs/formats.py describes.
+        """Whole answers in order of time as lines of a log, in the format that finetune/logs/formats.py describes.
 
         Raises:
             StorageError: The database cannot be reached.
@@ -260,7 +264,8 @@ class State:
             with self._answering(), self._engine.connect() as connection:
                 rows = connection.execute(page).mappings().all()
             for row in rows:
-                yield _line(dict(row))
+                if row["made"].get("status", "answered") == "answered":
+                    yield _line(dict(row))
             if len(rows) < _AT_ONCE:
                 return
             at, id = _utc(rows[-1]["at"]), rows[-1]["id"]
@@ -321,7 +326,10 @@ class State:
 
     def _commit(self, batch: list[Transcript]) -> None:
         """Write a batch, all of it or nothing; without the rows that the database can never take."""
-        rows = [{**vars(transcript), "at": _utc(transcript.at)} for transcript in batch]
+        rows = [
+            {**vars(each), "at": _utc(each.at), "conversation": each.conversation and _storable(each.conversation)}
+            for each in batch
+        ]
         new = sqlite.insert(_transcripts) if self._in_file else postgresql.insert(_transcripts)
         try:
             with self._engine.begin() as connection:
@@ -481,9 +489,12 @@ def _line(row: dict[str, Any]) -> dict[str, Any]:
     return {**line, "feedback": feedback} if feedback else line
 
 
-def pseudonym(customer: str, secret: bytes) -> str:
-    """A name for a customer, 32 hex digits, from which nobody without the secret finds the customer: HMAC-SHA256."""
-    return hmac.new(secret, customer.encode(), hashlib.sha256).hexdigest()[:32]
+def pseudonym(tenant: str, customer: str, secret: bytes) -> str:
+    """A name for a customer of a tenant, 32 hex digits, from which nobody without the secret finds the customer.
+
+    It is an HMAC-SHA256. Tenants may number their customers alike.
+    """
+    return hmac.new(secret, f"{tenant}\0{customer}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:32]
 
 
 def secret(home: Path) -> bytes:

@@ -2,7 +2,7 @@
 
     SupportError
     ├── InputError          a file, line, setting or argument is not what it should be
-    │   └── UnknownReply        feedback is about a reply that is not recorded (assistant/state.py)
+    │   └── UnknownReply        feedback is about a reply that was never recorded, or is deleted by now
     ├── ModelError          a model folder or package is missing, changed or of the wrong kind
     ├── IndexDamaged        an index does not match its manifest
     ├── NotReady            a part that the command needs was not built yet
@@ -23,6 +23,10 @@ class SupportError(Exception):
 
 
 class InputError(SupportError):
+    pass
+
+
+class UnknownReply(InputError):
     pass
 
 

@@ -28,7 +28,7 @@ def recorded(home: Path, *ages_days: int) -> State:
                 id=f"chatcmpl-{number}",
                 at=datetime.now(UTC) - timedelta(days=age),
                 tenant="shop",
-                customer=pseudonym("customer-7", secret(home)),
+                customer=pseudonym("shop", "customer-7", secret(home)),
                 conversation=None,
                 lang="en",
                 arm="assistant",
@@ -98,6 +98,6 @@ def test_transcripts_are_exported_to_a_file_or_printed(tmp_path: Path) -> None:
 def test_a_customer_is_forgotten_and_old_transcripts_are_deleted(tmp_path: Path) -> None:
     recorded(tmp_path, 100, 1).close()
     assert run(tmp_path, "transcripts", "prune", "--days", "90").stdout == "1 transcripts deleted\n"
-    assert run(tmp_path, "transcripts", "forget", "customer-8").stdout == "0 transcripts deleted\n"
-    assert run(tmp_path, "transcripts", "forget", "customer-7").stdout == "1 transcripts deleted\n"
+    assert run(tmp_path, "transcripts", "forget", "customer-7").stdout == "0 transcripts deleted\n"
+    assert run(tmp_path, "transcripts", "forget", "customer-7", "--tenant", "shop").stdout == "1 transcripts deleted\n"
     assert run(tmp_path, "transcripts", "export").stdout == ""

@@ -32,6 +32,14 @@ class _StubEngine(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if body["model"] == "too long":
             self._send(400, b'{"error": {"message": "maximum context length is 2048"}}')
+        elif body["model"] == "unlucky":
+            self._send(502, b"<html>bad gateway</html>")
+        elif body["model"] == "no engine":
+            self._send(200, b"<html>welcome</html>")
+        elif body["model"] == "calls tools":
+            calls = [{"id": name, "function": {"name": name, "arguments": "{}"}} for name in "fg"]
+            reply = {"choices": [{"index": 0, "message": {"content": None, "tool_calls": calls}}]}
+            self._send(200, json.dumps(reply).encode())
         elif body["model"] == "broken":
             self._send(500, b"not even JSON")
         elif body["model"] == "fails in mid-answer":
@@ -139,6 +147,31 @@ def test_what_cannot_be_passed_on_is_the_callers_error(url: str, value: Any, rea
 def test_an_engine_failure_names_the_status(url: str) -> None:
     with pytest.raises(EngineError, match="500: not even JSON"):
         streamed(url, "broken")
+
+
+def test_what_passes_by_is_unavailable_and_what_no_engine_says_is_an_error(url: str) -> None:
+    with pytest.raises(EngineUnavailable, match="the engine answered 502; try again"):
+        streamed(url, "unlucky")
+    with pytest.raises(EngineError, match="what no engine does"):
+        streamed(url, "no engine", whole=True)
+
+
+def test_calls_of_several_tools_in_a_whole_answer_stay_apart(url: str) -> None:
+    async def pieces() -> list[Piece]:
+        engine = Engine(url)
+        try:
+            return [piece async for piece in engine.answer("calls tools", QUESTION, Sampling(5), Usage(), True)]
+        finally:
+            await engine.close()
+
+    (piece,) = asyncio.run(pieces())
+    assert [(call["index"], call["id"]) for call in piece.tool_calls] == [(0, "f"), (1, "g")]
+
+
+def test_customers_never_read_where_the_engine_is() -> None:
+    with pytest.raises(EngineUnavailable) as caught:
+        streamed(f"http://user:password@127.0.0.1:{free_port()}", "good")
+    assert "password" not in str(caught.value) and "127.0.0.1" not in str(caught.value)
 
 
 def test_a_failure_in_mid_answer_is_an_error_not_an_end(url: str) -> None:

@@ -20,7 +20,7 @@ from assistant.redaction import redact
 from assistant.settings import Settings, read_settings
 from assistant.tracing import Span
 from retrieval.build import build
-from retrieval.errors import EngineError
+from retrieval.errors import EngineError, EngineUnavailable
 from retrieval.index import Index
 
 
@@ -29,8 +29,11 @@ class LoadingEngine:
 
     def __init__(self) -> None:
         self.adapters = ["a1"]
+        self.down = False
 
     async def models(self) -> list[str]:
+        if self.down:
+            raise EngineUnavailable("the engine does not answer")
         return ["base", *self.adapters]
 
     async def load(self, adapter: str, folder: Path) -> None:
@@ -59,6 +62,7 @@ def settings(tmp_path: Path, keywords, monkeypatch: pytest.MonkeyPatch) -> Setti
     for name in ("a1", "a2"):
         (settings.adapters / name).mkdir(parents=True)
         (settings.adapters / name / "adapter_config.json").write_text(json.dumps({"r": 8}))
+        (settings.adapters / name / "training.json").write_text(json.dumps({"recipe": {"quantize": "nf4"}}))
     releases.publish(settings.releases, index=built.id, adapter="a1", base=settings.base, prompt="p")
     monkeypatch.setattr(live_module, "_POLL_S", 0.01)
     monkeypatch.setattr(
@@ -163,9 +167,52 @@ def test_a_release_that_cannot_serve_leaves_the_present_one(
     async def work(live: Live, engine: LoadingEngine) -> None:
         before = live.assistant.release
         releases.publish(settings.releases, **broken)
-        await until(lambda: f"release {before} stays" in caplog.text)
+        await until(lambda: f"release {before} stays for now" in caplog.text)
         assert await ask(live, between=nothing) == ("a1", "a1")
         releases.publish(settings.releases, adapter="a2", index=live.assistant.index.id, base=settings.base)
+        await until(lambda: live.assistant.adapter == "a2")
+
+    followed(settings, keywords, work)
+
+
+@pytest.mark.parametrize("record", [{"served": "merged", "recipe": {}}, {"recipe": {"quantize": "none"}}])
+def test_an_adapter_of_other_weights_is_not_loaded_beside(
+    settings: Settings, keywords, record: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    (settings.adapters / "a2" / "training.json").write_text(json.dumps(record))
+
+    async def work(live: Live, engine: LoadingEngine) -> None:
+        releases.publish(settings.releases, adapter="a2")
+        await until(lambda: " stays for now: " in caplog.text)
+        assert (live.assistant.adapter, engine.adapters) == ("a1", ["a1"])
+
+    followed(settings, keywords, work)
+
+
+def test_a_release_that_goes_live_while_the_engine_is_down_serves_once_it_is_back(
+    settings: Settings, keywords, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(live: Live, engine: LoadingEngine) -> None:
+        engine.down = True
+        releases.publish(settings.releases, adapter="a2")
+        await until(lambda: "the engine does not answer" in caplog.text)
+        await asyncio.sleep(0.05)
+        assert caplog.text.count("the engine does not answer") == 1
+        engine.down = False
+        await until(lambda: live.assistant.adapter == "a2")
+
+    followed(settings, keywords, work)
+
+
+def test_following_goes_on_after_a_surprise(settings: Settings, keywords, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(live: Live, engine: LoadingEngine) -> None:
+        def refuse(folder: Path) -> None:
+            raise OSError(24, "too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(releases, "live", refuse)
+            await asyncio.sleep(0.05)
+        releases.publish(settings.releases, adapter="a2")
         await until(lambda: live.assistant.adapter == "a2")
 
     followed(settings, keywords, work)

@@ -39,6 +39,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.down = self.fails = False
+        self.calls: list[dict[str, Any]] = []
         self.seen: list[Message] = []
         self.passed: dict[str, Any] = {}
 
@@ -57,6 +58,9 @@ class FakeEngine:
             raise EngineUnavailable("the engine does not answer")
         self.seen, self.passed = messages, dict(sampling.passed)
         choices = range(sampling.passed.get("n", 1))
+        if self.calls:
+            yield Piece(tool_calls=tuple(self.calls), finish_reason="tool_calls")
+            return
         for text in ("Refunds ta", "ke 5 da", "ys."):
             for choice in choices:
                 yield Piece(text, choice)
@@ -290,7 +294,90 @@ def test_what_tools_replied_is_part_of_the_prompt_and_cleared_of_cards(client: T
     assert told.content == "sent to <CARD_1>"
 
 
+def test_several_answers_in_a_stream_each_begin_and_end(client: TestClient) -> None:
+    reply = client.post("/v1/chat/completions", json=body("refunds?", n=2, stream=True))
+    lines = [line.removeprefix("data: ") for line in reply.text.strip().split("\n\n")]
+    choices = [choice for line in lines[:-1] for choice in json.loads(line)["choices"]]
+    for index in (0, 1):
+        mine = [choice for choice in choices if choice["index"] == index]
+        assert mine[0]["delta"]["role"] == "assistant"
+        assert "".join(choice["delta"].get("content", "") for choice in mine) == "Refunds take 5 days. [1]"
+        assert [choice["finish_reason"] for choice in mine if choice["finish_reason"]] == ["stop"]
+
+
+def test_calls_of_tools_come_back_and_are_kept_without_cards(client: TestClient, engine: FakeEngine, tmp_path) -> None:
+    engine.calls = [
+        {"index": i, "id": f"c{i}", "function": {"name": name, "arguments": '{"card": "4111111111111111"}'}}
+        for i, name in enumerate(("find", "block"))
+    ]
+    reply = client.post("/v1/chat/completions", json=body("refunds?")).json()
+    calls = reply["choices"][0]["message"]["tool_calls"]
+    assert [(call["id"], call["function"]["name"]) for call in calls] == [("c0", "find"), ("c1", "block")]
+    assert reply["choices"][0]["finish_reason"] == "tool_calls"
+    client.post("/v1/feedback", json={"id": reply["id"], "thumb": "up"})
+    assert b"4111" not in (tmp_path / "state.db").read_bytes() + (tmp_path / "state.db-wal").read_bytes()
+
+
+def test_no_field_of_a_request_takes_a_card_to_the_engine(client: TestClient, engine: FakeEngine) -> None:
+    card = "4111111111111111"
+    tool = {"type": "function", "function": {"name": "find", "description": f"cards such as {card}"}}
+    call = {"id": card, "type": "function", "function": {"name": card, "arguments": json.dumps({card: [card]})}}
+    turns = [
+        {"role": "user", "content": "where is my refund?"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": card, "content": "found"},
+    ]
+    shape = {"type": "json_schema", "json_schema": {"enum": [card]}}
+    asked = {"messages": turns, "tools": [tool], "response_format": shape, "stop": [card]}
+    assert client.post("/v1/chat/completions", json=asked).status_code == 200
+    assert card not in str(engine.seen) + str(engine.passed)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["[" * 300 + "]" * 300, "[" * 9000, "no JSON", '{"id": 123456789012345678901234567890}']
+)
+def test_arguments_of_tools_may_be_anything(client: TestClient, arguments: str) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": arguments}}
+    turns = [{"role": "user", "content": "where?"}, {"role": "assistant", "tool_calls": [call]}]
+    turns += [{"role": "tool", "tool_call_id": "c1", "content": "found"}]
+    assert client.post("/v1/chat/completions", json={"messages": turns}).status_code == 200
+
+
+def test_json_is_not_quoted_while_the_engine_is_down(client: TestClient, engine: FakeEngine) -> None:
+    engine.down = True
+    reply = client.post("/v1/chat/completions", json=body("refunds?", response_format={"type": "json_object"}))
+    assert reply.status_code == 503
+
+
 # Keys, limits and load.
+
+
+def test_tokens_of_a_day_are_used_up(served, tmp_path: Path) -> None:
+    key = add_key(tmp_path / "keys.yaml", "shop", None, 20, False)
+    client = served(Access(tmp_path / "keys.yaml"))
+    known = {"Authorization": f"Bearer {key}"}
+    statuses = [client.post("/v1/chat/completions", json=body("refunds?"), headers=known).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]  # 13 tokens each
+
+
+def test_without_a_key_nothing_is_read(served, tmp_path: Path) -> None:
+    add_key(tmp_path / "keys.yaml", "shop")
+    client = served(Access(tmp_path / "keys.yaml"))
+    assert client.post("/v1/chat/completions", content=b"{").status_code == 401
+    assert client.get("/v1/nothing").status_code == 401
+    assert client.get("/").status_code == 200
+
+
+def test_tenants_cannot_touch_each_others_customers_and_replies(served, tmp_path: Path) -> None:
+    keys = {name: add_key(tmp_path / "keys.yaml", name, admin=True) for name in ("a", "b")}
+    client = served(Access(tmp_path / "keys.yaml"))
+    as_a, as_b = ({"Authorization": f"Bearer {keys[name]}"} for name in ("a", "b"))
+    reply = client.post("/v1/chat/completions", json=body("refunds?", user="auth0|1/2"), headers=as_b).json()
+    assert client.post("/v1/feedback", json={"id": reply["id"], "thumb": "up"}, headers=as_a).status_code == 404
+    assert client.post("/v1/feedback", json={"id": reply["id"], "thumb": "up"}, headers=as_b).status_code == 201
+    assert client.delete("/v1/customers/auth0|1%2F2", headers=as_a).json() == {"deleted": 0}
+    assert client.delete("/v1/customers/auth0|1%2F2?tenant=b", headers=as_a).json() == {"deleted": 1}
+    assert client.get("/metrics", headers=as_a).status_code == 200
 
 
 def test_with_keys_only_those_who_have_one_may_ask(served, tmp_path: Path) -> None:
@@ -338,6 +425,7 @@ def test_feedback_is_kept_with_its_reply(client: TestClient, tmp_path: Path) -> 
         {"role": "assistant", "content": "Refunds take 5 days. [1]"},
     ]
     assert line["feedback"] == {"thumb": "down", "reason": "wrong", "correction": "To <CARD_1>: 45 days."}
+    assert client.post("/v1/feedback", json={"id": reply["id"], "thumb": None}).status_code == 201
     assert client.delete("/v1/customers/customer-7").json() == {"deleted": 1}
     assert client.post("/v1/feedback", json=opinion).status_code == 404
 
@@ -347,6 +435,7 @@ def test_the_metrics_count_what_was_answered_and_pass_the_engines_on(client: Tes
     text = client.get("/metrics").text
     assert 'assistant_requests_total{arm="assistant",route="grounded",status="answered"} 1.0' in text
     assert 'assistant_retrieval_total{decision="hit"} 1.0' in text
+    assert "assistant_ready 1.0" in text
     assert 'assistant_tokens_total{kind="completion"} 3.0' in text
     assert 'assistant_citations_total{outcome="kept"} 1.0' in text
     assert "vllm:num_requests_running 1.0" in text and "\nother" not in text

@@ -564,10 +564,10 @@ def test_only_the_owner_may_read_the_files(sqlite_url: str, open_state: Callable
 
 def test_a_pseudonym_depends_on_the_customer_and_the_secret() -> None:
     # printf 客户7 | openssl dgst -sha256 -mac HMAC -macopt hexkey:00…00
-    name = pseudonym("客户7", bytes(32))
+    name = pseudonym("shop", "客户7", bytes(32))
     assert name == "73dfdaec98dc399bb6728cafbcda4dd5"
-    assert pseudonym("客户8", bytes(32)) != name
-    assert pseudonym("客户7", bytes(31) + b"1") != name
+    assert pseudonym("shop", "客户8", bytes(32)) != name
+    assert pseudonym("shop", "客户7", bytes(31) + b"1") != name
 
 
 def test_the_secret_is_made_once_whoever_asks_first_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
