@@ -222,11 +222,22 @@ def test_a_transcript_that_the_database_can_never_take_holds_up_no_other(
     assert "chatcmpl-2 is not recorded: the database refuses it" in caplog.text
 
 
+def test_what_a_database_cannot_hold_in_an_id_does_not_lose_the_transcript(state: State) -> None:
+    state.record(numbered(1, conversation="talk\0one"))
+    assert [line["id"] for line in state.export()] == ["chatcmpl-1"]
+
+
+def test_an_answer_that_was_broken_off_is_nothing_to_learn_from(state: State) -> None:
+    state.record(numbered(1, made={"status": "cancelled"}))
+    state.record(numbered(2, made={"status": "answered"}))
+    assert [line["id"] for line in state.export()] == ["chatcmpl-2"]
+
+
 def test_a_row_that_is_refused_is_not_quoted_in_the_log(
     postgresql_url: str, open_state: Callable[[str], State], caplog: pytest.LogCaptureFixture
 ) -> None:
     state = open_state(postgresql_url)
-    state.record(numbered(1, conversation="talk\0one", lang="a secret"))
+    state.record(numbered(1, conversation="talk", lang="a secret\0"))
     state.flush()
     assert state.dropped == 1
     assert "secret" not in caplog.text and "talk" not in caplog.text
@@ -563,10 +574,11 @@ def test_only_the_owner_may_read_the_files(sqlite_url: str, open_state: Callable
 
 
 def test_a_pseudonym_depends_on_the_customer_and_the_secret() -> None:
-    # printf 客户7 | openssl dgst -sha256 -mac HMAC -macopt hexkey:00…00
+    # printf 'shop\\0客户7' | openssl dgst -sha256 -mac HMAC -macopt hexkey:00…00
     name = pseudonym("shop", "客户7", bytes(32))
-    assert name == "73dfdaec98dc399bb6728cafbcda4dd5"
+    assert name == "18681e6fdfc9df651ad97523bedcad9d"
     assert pseudonym("shop", "客户8", bytes(32)) != name
+    assert pseudonym("mall", "客户7", bytes(32)) != name
     assert pseudonym("shop", "客户7", bytes(31) + b"1") != name
 
 
