@@ -109,8 +109,14 @@ class Citer:
             number = self._numbers[passage.id]
             self.citations.append(
                 Citation(
-                    *(number, passage.path, passage.label, quote, found.score),
-                    *(passage.start, passage.end, passage.place),
+                    n=number,
+                    path=passage.path,
+                    heading=passage.label,
+                    quote=quote,
+                    score=found.score,
+                    start=passage.start,
+                    end=passage.end,
+                    place=passage.place,
                 )
             )
         return self._numbers[passage.id]

@@ -205,8 +205,16 @@ class Exchange:
         _log.info(
             "%s %s tenant=%s route=%s reason=%s search=%s citations=%d unsupported=%d tokens=%d+%d "
             "ms: queue=%d search=%d first=%d total=%d",
-            *(self.id, status, caller.tenant.name, outcome.route, outcome.reason, decision, len(outcome.citations)),
-            *(len(outcome.unsupported), usage.prompt_tokens, usage.completion_tokens),
+            self.id,
+            status,
+            caller.tenant.name,
+            outcome.route,
+            outcome.reason,
+            decision,
+            len(outcome.citations),
+            len(outcome.unsupported),
+            usage.prompt_tokens,
+            usage.completion_tokens,
             *(1000 * stage for stage in vars(seconds).values()),
         )
         said = [message.as_dict() for message in outcome.conversation if message.role != "system"]
