@@ -99,7 +99,7 @@ def create_app(
         "/v1/chat/completions",
         response_model=None,
         responses={
-            200: {"model": ChatCompletion, "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            200: {"model": ChatCompletion, "content": {"text/event-stream": {}}},
             **errors(400, 401, 404, 413, 429, 500, 503),
         },
     )
@@ -216,7 +216,7 @@ def create_app(
             service.metrics.feedback.labels(given.thumb).inc()
         return {"id": given.id}
 
-    @app.delete("/v1/customers/{customer:path}", responses=errors(400, 401, 403, 503))
+    @app.delete("/v1/customers/{customer:path}", responses=errors(400, 401, 403, 404, 503))
     def forget(
         customer: Annotated[str, PathParameter(max_length=200)],
         request: Request,
