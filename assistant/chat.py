@@ -19,7 +19,7 @@ from assistant.figures import Figure, figures, figures_of_passage, unsupported
 from assistant.policy import Policy
 from assistant.prompt import Message
 from assistant.quoting import quote
-from assistant.redaction import Redactor
+from assistant.redaction import Redactor, redacted_value
 from assistant.settings import Settings
 from assistant.tracing import Span
 from assistant.verification import Verifier
@@ -151,6 +151,7 @@ class Assistant:
                 _log.warning("quoting, since the engine gave no answer: %s", type(error).__name__)
                 outcome.route = "quoted"
                 outcome.degraded.append("engine")
+                span.routed(outcome.route)
         lines = await asyncio.to_thread(quote, question, found, self.index, citer)
         for piece in _whole(f"{QUOTED[language]}\n{lines}", sampling):
             yield piece
@@ -224,7 +225,7 @@ def _redacted(conversation: Sequence[Message], redactor: Redactor) -> list[Messa
 
 def _redacted_sampling(sampling: Sampling, redactor: Redactor) -> Sampling:
     stop = tuple(map(redactor, sampling.stop))
-    return replace(sampling, stop=stop, passed=_redacted_value(dict(sampling.passed), redactor))
+    return replace(sampling, stop=stop, passed=redacted_value(dict(sampling.passed), redactor))
 
 
 def redacted_call(call: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
@@ -233,23 +234,12 @@ def redacted_call(call: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
     arguments = function["arguments"]
     try:
         value = orjson.loads(arguments)
-        redacted = _redacted_value(value, redactor)
+        redacted = redacted_value(value, redactor, private=True)
         arguments = arguments if redacted == value else orjson.dumps(redacted).decode()
     except (ValueError, TypeError, RecursionError):  # no JSON, or none that can be read
         arguments = redactor(arguments)
     named = {"name": redactor(function.get("name", "")), "arguments": arguments}
     return call | {"id": redactor(call.get("id", "")), "function": function | named}
-
-
-def _redacted_value(value: Any, redactor: Redactor) -> Any:
-    if isinstance(value, dict):
-        return {redactor(str(name)): _redacted_value(inner, redactor) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_redacted_value(inner, redactor) for inner in value]
-    if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
-        text = redactor(str(value))
-        return value if text == str(value) else text
-    return value
 
 
 def _stated(outcome: Outcome) -> frozenset[Figure]:

@@ -6,7 +6,7 @@ Markers are attached here and never taken from the model: a small model invents 
 import functools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from retrieval.index import Found
@@ -22,7 +22,7 @@ _EMPTY_WORDS = frozenset(
 )
 _PLACEHOLDER = re.compile(r"<[A-Z]+_\d+>")
 """What redaction leaves: no figure, and no word."""
-_MARKER = re.compile(r"[^\S\n]*\[\d+\]")
+MARKER = re.compile(r"[^\S\n]*\[\d+\]")
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,16 @@ def _words_and_numbers(passage: str) -> tuple[frozenset[str], frozenset[str]]:
 
 def overlap(sentence: str, text: str) -> float:
     """The share of the sentence's words that `text` holds; 0 if it lacks one of the sentence's figures."""
-    mine = words(sentence)
-    if not mine or not numbers(sentence) <= numbers(text):
-        return 0.0
-    return len(mine & words(text)) / len(mine)
+    return _share(words(sentence), numbers(sentence), words(text), numbers(text))
+
+
+def _share(mine: Set[str], figures: Set[str], held: Set[str], stated: Set[str]) -> float:
+    return len(mine & held) / len(mine) if mine and figures <= stated else 0.0
 
 
 def without_markers(text: str) -> str:
     """`text` without markers that the model wrote."""
-    return _MARKER.sub("", text)
+    return MARKER.sub("", text)
 
 
 class Citer:
@@ -92,9 +93,7 @@ class Citer:
         if not self._held or sentence.rstrip().endswith(("?", "？")):
             return None
         mine, figures = words(sentence), numbers(sentence)
-        if not mine:
-            return None
-        shares = [len(mine & held) / len(mine) if figures <= stated else 0.0 for held, stated in self._held]
+        shares = [_share(mine, figures, held, stated) for held, stated in self._held]
         best = max(range(len(shares)), key=shares.__getitem__)
         if shares[best] < LEAST_OVERLAP:
             return None

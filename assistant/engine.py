@@ -89,6 +89,10 @@ class Engine:
             self._session = aiohttp.ClientSession(timeout=self._timeout, connector=connector)
         return self._session
 
+    def _check_ready(self) -> None:
+        if not self._is_ready():
+            raise EngineUnavailable("the engine is starting; try again")
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
@@ -99,6 +103,7 @@ class Engine:
         Raises:
             EngineUnavailable: It cannot be reached.
         """
+        self._check_ready()
         try:
             async with self._client().get(f"{self.url}/v1/models", timeout=aiohttp.ClientTimeout(total=5)) as reply:
                 body = await reply.json()
@@ -152,8 +157,7 @@ class Engine:
             InputError: It refuses the request, for instance because the prompt is too long.
             EngineError: It failed.
         """
-        if not self._is_ready():
-            raise EngineUnavailable("the engine is starting; try again")
+        self._check_ready()
         body: dict[str, Any] = {
             "model": model,
             "messages": [message.as_dict() for message in messages],

@@ -7,6 +7,7 @@ in Chinese numerals, with invisible characters, and split over messages.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from stdnum import iban
 
@@ -42,6 +43,11 @@ _EXPIRY = (
 _BARE = re.compile(rf"(?:{_BREAK}{_EXPIRY})?{_BREAK}{_CODE}(?! ?{UNIT})")
 _BARE_REPLY = re.compile(rf"\W*(?:{_EXPIRY}{_BREAK})?{_CODE}\W*$")
 _ASKS_FOR_CODE = re.compile(r"(?i)\bcv[vcn]|security code|安全码|校验码|三位")
+
+_PRIVATE_FIELD = re.compile(
+    r"(?i)cv[vcn]\d?$|security_?code|password|passcode|^pin$|holder|^((full|first|last|user|customer)_?)?name$|姓名|密码"
+)
+"""Names of fields whose values are personal whatever they look like."""
 
 
 class Redactor:
@@ -123,6 +129,23 @@ def redact(text: str) -> str:
 def redact_article(text: str) -> str:
     """An article without personal data; the names in it stay."""
     return Redactor(names=False)(text)
+
+
+def redacted_value(value: Any, redactor: Redactor, private: bool = False, field: str = "") -> Any:
+    """A JSON value without personal data, a number that is some as the text of its placeholder.
+
+    With `private`, what stands in a field such as `cvv` or `password` goes whatever it looks like.
+    """
+    if isinstance(value, dict):
+        return {redactor(str(key)): redacted_value(held, redactor, private, str(key)) for key, held in value.items()}
+    if isinstance(value, list):
+        return [redacted_value(held, redactor, private, field) for held in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    if private and _PRIVATE_FIELD.search(field):
+        return "<PRIVATE>"
+    text = redactor(str(value))
+    return value if text == str(value) else text
 
 
 def _find(text: str) -> list[Found]:

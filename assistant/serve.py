@@ -183,7 +183,6 @@ def _listen(
         service,
         settings,
         secret(settings.home),
-        is_ready=lambda: process is None or process.ready,
         background=lambda: _background(settings, service, process),
         on_ready=lambda: threading.Thread(target=ready, daemon=True).start(),
     )

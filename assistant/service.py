@@ -55,14 +55,13 @@ def create_app(
     service: Service,
     settings: Settings,
     secret: bytes,
-    is_ready: Callable[[], bool] = lambda: True,
     background: Callable[[], Coroutine[Any, Any, None]] | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The service as an ASGI application.
 
-    `secret` makes pseudonyms of customers; `is_ready` tells whether a supervised engine serves; `background` runs
-    while the service does; `on_ready` is called once when it accepts requests.
+    `secret` makes pseudonyms of customers; `background` runs while the service does; `on_ready` is called once
+    when it accepts requests.
     """
 
     @asynccontextmanager
@@ -245,8 +244,6 @@ def create_app(
     async def not_ready() -> str | None:
         """Why nothing can be answered, if so."""
         assistant = service.live.assistant
-        if not is_ready():
-            return "the engine is starting"
         try:
             served = await assistant.engine.models()
         except EngineError as error:

@@ -7,14 +7,13 @@ no source states are noted, or their sentences left out; what looks like a card 
 import re
 from collections.abc import Set
 
-from assistant.citations import Citer
+from assistant.citations import MARKER, Citer
 from assistant.figures import Figure, unsupported
 from assistant.redaction import redact
 
 _CLOSING = "”’\"')"
 _SENTENCE_END = re.compile(rf"[.!?][{_CLOSING}]*(?=\s)|[。！？]|\n")
 _DIGIT = re.compile(r"\d")
-_MARKER = re.compile(r"[^\S\n]*\[\d+\]")
 _UNDECIDED = re.compile(r"(?:\d[ .·-]?)+$|[^\S\n]*(?:\[\d*)?$")
 """What may go on as a number or as a marker."""
 _LONG_NUMBER = re.compile(r"(?<!\d)(?:\d[ .·-]?){12,}\d(?!\d)")
@@ -50,7 +49,7 @@ class Verifier:
         if "]" not in text:
             ready = self._grown(text)
         else:
-            first, *others = _MARKER.split(self._sentence + text)
+            first, *others = MARKER.split(self._sentence + text)
             self._sentence, self._scanned = "", 0
             ready = self._grown(first)
             for part in others:

@@ -7,22 +7,18 @@ liked it and a person resolved the case.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from assistant.prompt import Message
-from assistant.redaction import Redactor
+from assistant.redaction import Redactor, redacted_value
 from finetune.logs.conversations import Conversation
 from finetune.turns import Source, Turn
 from retrieval.files import content_id
 
 WORST_RATING = 3
 """Conversations rated lower are not learned from."""
-_PERSONAL_FIELD = re.compile(
-    r"(?i)cv[vcn]\d?$|security_?code|password|passcode|^pin$|holder|^((full|first|last|user|customer)_?)?name$|姓名|密码"
-)
-"""Names of arguments whose values are personal whatever they look like."""
 _ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
@@ -36,7 +32,7 @@ def turns(conversation: Conversation, counts: Counter[str]) -> Iterator[Turn]:
     messages = _redacted(conversation.messages, conversation.correction, redactor)
     correction = messages.pop() if conversation.correction else None
     messages = _joined(messages)
-    tools = tuple(_redacted_value(dict(tool), redactor, lambda field: False) for tool in conversation.tools)
+    tools = tuple(redacted_value(dict(tool), redactor) for tool in conversation.tools)
     counts.update({f"redacted: {kind}": count for kind, count in redactor.counts.items()})
     answers = [i for i, message in enumerate(messages) if message.role == "assistant" and _asked(messages[:i])]
     source: Source = "agent"
@@ -115,20 +111,6 @@ def _numbered(name: str, ids: dict[str, str]) -> str:
 def _redacted_call(call: Mapping[str, Any], redactor: Redactor, ids: dict[str, str]) -> dict[str, Any]:
     """A call whose arguments hold no personal data, a number that is some as the text of its placeholder."""
     arguments = json.loads(call["function"].get("arguments") or "{}")
-    written = json.dumps(_redacted_value(arguments, redactor, _PERSONAL_FIELD.search), ensure_ascii=False)
+    written = json.dumps(redacted_value(arguments, redactor, private=True), ensure_ascii=False)
     function = {"name": redactor(call["function"]["name"]), "arguments": written}
     return {"id": _numbered(str(call.get("id")), ids), "type": "function", "function": function}
-
-
-def _redacted_value(value: Any, redactor: Redactor, private: Callable[[str], object], field: str = "") -> Any:
-    """A JSON value without personal data; that of a field whose name is `private` goes whatever it looks like."""
-    if isinstance(value, dict):
-        return {redactor(str(key)): _redacted_value(held, redactor, private, str(key)) for key, held in value.items()}
-    if isinstance(value, list):
-        return [_redacted_value(held, redactor, private, field) for held in value]
-    if isinstance(value, bool) or value is None:
-        return value
-    if private(field):
-        return "<PRIVATE>"
-    text = redactor(str(value))
-    return value if text == str(value) else text

@@ -281,7 +281,11 @@ def test_tools_and_schemas_reach_the_engine_and_json_gets_no_markers(client: Tes
 
 
 def test_what_tools_replied_is_part_of_the_prompt_and_cleared_of_cards(client: TestClient, engine: FakeEngine) -> None:
-    call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"card": 4111111111111111}'}}
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "find", "arguments": '{"card": 4111111111111111, "cvv": 7}'},
+    }
     turns = [
         {"role": "user", "content": "where is my refund?"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -290,7 +294,7 @@ def test_what_tools_replied_is_part_of_the_prompt_and_cleared_of_cards(client: T
     reply = client.post("/v1/chat/completions", json={"messages": turns})
     assert reply.status_code == 200, reply.text
     *_, called, told = engine.seen
-    assert json.loads(called.tool_calls[0]["function"]["arguments"]) == {"card": "<CARD_1>"}
+    assert json.loads(called.tool_calls[0]["function"]["arguments"]) == {"card": "<CARD_1>", "cvv": "<PRIVATE>"}
     assert told.content == "sent to <CARD_1>"
 
 
