@@ -34,6 +34,8 @@ class Case(BaseModel):
     facts: tuple[str, ...] = Field(default=(), description="Strings that a right answer holds.")
     forbidden: tuple[str, ...] = Field(default=(), description="Strings that no right answer holds.")
     answerable: bool = True
+    route: str | None = Field(default=None, description="The route that is right, where only one is.")
+    slice: str | None = Field(default=None, description="What the case tries: `hit`, `trap`, `multi-turn`, …")
     topic: str | None = None
     group: str | None = Field(default=None, description="Cases of one group are not independent of each other.")
     held_out: str | None = Field(default=None, description="What of it no training saw: its wording, or its policy.")
