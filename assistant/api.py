@@ -99,12 +99,21 @@ class ChatRequest(BaseModel):
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
+class Passage(BaseModel):
+    path: str
+    heading: str
+    start: int = Field(description="First character of it in the article's text.")
+    end: int
+
+
 class Extension(BaseModel):
     """How a reply was made."""
 
     route: Route
     notice: str = Field(description="The same for the customer, a sentence in their language.")
     reason: str | None = Field(description="Why a person has to take over, or the topic that needs a passage.")
+    decision: Literal["hit", "ambiguous", "miss"] | None = Field(description="Of the search; null without one.")
+    passages: list[Passage] = Field(description="What the model was given, in its order.")
     citations: list[Citation]
     unsupported: list[str] = Field(description="Figures in the answer that no passage and no customer states.")
     dropped_citations: int = Field(description="Markers of the model that were removed: no passage supported them.")

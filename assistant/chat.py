@@ -6,7 +6,7 @@ redact → a person's case? → search → route → prompt → engine → verif
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from assistant.engine import BASE_NAME, Engine, Piece, Sampling, Usage
 from assistant.figures import Figure, figures, figures_of_passage, unsupported
 from assistant.policy import Policy
 from assistant.prompt import Message
+from assistant.prompts import PLAIN, Prompt
 from assistant.quoting import quote
 from assistant.redaction import Redactor, redacted_value
 from assistant.settings import Settings
@@ -45,6 +46,9 @@ class Arm:
     """Passages are searched for and put into the prompt."""
     lora: bool
     """The adapter answers, not the base alone."""
+    writes: bool = True
+    """A model answers; else passages are quoted."""
+    prompt: Prompt = PLAIN
 
 
 ARMS = {
@@ -53,6 +57,7 @@ ARMS = {
     "assistant:rag": Arm(rag=True, lora=False),
     "assistant:lora": Arm(rag=False, lora=True),
     "assistant:base": Arm(rag=False, lora=False),
+    "assistant:quoted": Arm(rag=True, lora=False, writes=False),
 }
 
 
@@ -90,13 +95,21 @@ class Assistant:
     """Languages that the model writes; questions in others are answered by quoting."""
     policy: Policy
     settings: Settings
+    prompts: Mapping[str, Prompt] = field(default_factory=lambda: {"plain": PLAIN})
+    """By name, as `assistant:rag@name` asks for them."""
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a conversation is read, a millisecond or two: sixteen in a row would keep all others waiting."""
 
     @property
     def arms(self) -> dict[str, Arm]:
         """The ways to answer that are offered, by model name; a merged adapter leaves no base to ask alone."""
-        return {name: arm for name, arm in ARMS.items() if arm.lora or not self.settings.merged}
+        return {name: arm for name, arm in ARMS.items() if arm.lora or not (arm.writes and self.settings.merged)}
+
+    def arm(self, model: str) -> Arm | None:
+        """The way to answer of this name, with the prompt behind its `@` if it has one; None if there is none."""
+        name, _, prompt_name = model.partition("@")
+        arm, asked = self.arms.get(name), self.prompts.get(prompt_name or "plain")
+        return replace(arm, prompt=asked) if arm and asked else None
 
     async def answer(
         self,
@@ -137,7 +150,10 @@ class Assistant:
         begun = False
         if outcome.route != "quoted":
             model = self.adapter if arm.lora else BASE_NAME
-            messages = prompt.build(conversation, [each.passage for each in found])
+            asked = arm.prompt
+            messages = prompt.build(
+                conversation, [each.passage for each in found], asked.instructions, asked.examples.get(language, ())
+            )
             try:
                 with span.generation(model, sampling) as generation:
                     async for piece in self._verified(model, messages, sampling, citer, outcome, whole):
@@ -168,7 +184,7 @@ class Assistant:
         outcome.search_s = time.monotonic() - started
 
     def _route(self, question: str, arm: Arm, outcome: Outcome) -> Route:
-        search, writes = outcome.search, outcome.language in self.languages
+        search, writes = outcome.search, arm.writes and outcome.language in self.languages
         if outcome.reason is not None:
             return "handoff"
         if search is not None and search.decision == "ambiguous" and self.settings.on_ambiguous == "clarify":

@@ -86,6 +86,7 @@ def run(knowledge: Path, logs: tuple[Path, ...], minutes: float, **options: Any)
     files = [f"--logs={path}" for path in logs] or [
         f"--logs={_sample_logs(settings)}",
         f"--cases={settings.home / 'samples' / 'cases.jsonl'}",
+        *(f"--cases={path}" for path in sorted((ROOT / "eval" / "company").glob("*.jsonl"))),
     ]
     _child(settings, "train", *files, f"--minutes={minutes}", f"--max-examples={int(minutes * EXAMPLES_A_MINUTE)}")
     click.secho("\n3/3 Serve", bold=True)
@@ -181,7 +182,9 @@ def search(
     help="JSONL, JSON or CSV file, or folder of them; may be repeated.",
 )
 @click.option("--columns", type=existing, help="YAML file: what the columns of ticket exports hold.")
-@click.option("--cases", type=existing, help="Evaluation cases; a log that holds a twin of one ends the run.")
+@click.option(
+    "--cases", type=existing, multiple=True, help="Evaluation cases; a log that holds a twin of one ends the run."
+)
 @click.option("--recipe", type=existing, help="YAML file; the README lists its fields.")
 @click.option("--max-examples", type=click.IntRange(1), help="Answers drawn from the logs at most.")
 @click.option("--max-steps", type=click.IntRange(1), help="Optimiser steps at most.")
@@ -191,7 +194,7 @@ def search(
 def train(
     logs: tuple[Path, ...],
     columns: Path | None,
-    cases: Path | None,
+    cases: tuple[Path, ...],
     recipe: Path | None,
     max_examples: int | None,
     max_steps: int | None,

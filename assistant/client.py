@@ -7,7 +7,9 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from retrieval.errors import EngineError, EngineUnavailable, InputError
+from retrieval.errors import EngineError, EngineUnavailable, InputError, Overloaded
+
+CHAT = "/v1/chat/completions"
 
 
 def complete(url: str, model: str, messages: list[dict[str, str]], key: str | None = None) -> dict[str, Any]:
@@ -16,15 +18,24 @@ def complete(url: str, model: str, messages: list[dict[str, str]], key: str | No
     Raises:
         InputError: `url` is no address.
         EngineUnavailable: The service cannot be reached.
-        EngineError: It answered with an error.
+        Overloaded: It asks to come back later.
+        EngineError: It answered with another error.
     """
-    with _post(url, {"model": model, "messages": messages}, key) as reply:
+    with _ask(url, CHAT, key, {"model": model, "messages": messages}) as reply:
         return dict(json.load(reply))
 
 
-def stream(url: str, model: str, messages: list[dict[str, str]], key: str | None = None) -> Iterator[dict[str, Any]]:
-    """The chunks of one streamed reply; raises as `complete` does."""
-    with _post(url, {"model": model, "messages": messages, "stream": True}, key) as reply:
+def get(url: str, path: str, key: str | None = None) -> bytes:
+    """What a route of the service says; raises as `complete` does."""
+    with _ask(url, path, key) as reply:
+        return bytes(reply.read())
+
+
+def stream(
+    url: str, model: str, messages: list[dict[str, str]], key: str | None = None, **fields: Any
+) -> Iterator[dict[str, Any]]:
+    """The chunks of one streamed reply, asked with further fields of the API; raises as `complete` does."""
+    with _ask(url, CHAT, key, {"model": model, "messages": messages, "stream": True} | fields) as reply:
         for line in reply:
             if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
                 chunk = json.loads(line[6:])
@@ -33,11 +44,11 @@ def stream(url: str, model: str, messages: list[dict[str, str]], key: str | None
                 yield chunk
 
 
-def _post(url: str, body: dict[str, Any], key: str | None) -> Any:
+def _ask(url: str, path: str, key: str | None, body: dict[str, Any] | None = None) -> Any:
     try:
         request = urllib.request.Request(
-            f"{url.rstrip('/')}/v1/chat/completions",
-            json.dumps(body).encode(),
+            f"{url.rstrip('/')}{path}",
+            json.dumps(body).encode() if body else None,
             {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
         )
     except ValueError as error:
@@ -50,7 +61,10 @@ def _post(url: str, body: dict[str, Any], key: str | None) -> Any:
             message = json.loads(text)["error"]["message"]
         except (ValueError, KeyError, TypeError):
             message = text[:300]
-        raise EngineError(f"{url} answered {error.code}: {message}") from None
+        told = f"{url} answered {error.code}: {message}"
+        if error.code in (429, 503):
+            raise Overloaded(told, int(error.headers.get("Retry-After") or 1)) from None
+        raise EngineError(told) from None
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", None) or error or type(error).__name__
         raise EngineUnavailable(f"nothing answers at {url} ({reason}); start it with: assistant serve") from None

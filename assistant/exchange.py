@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from assistant.access import Access, Tenant
 from assistant.admission import Admission
-from assistant.chat import ARMS, Assistant, Outcome, redacted_call
+from assistant.chat import Arm, Assistant, Outcome, redacted_call
 from assistant.engine import Piece, Sampling
 from assistant.live import Live
 from assistant.metrics import Metrics
-from assistant.prompt import ID, Message
+from assistant.prompt import Message
 from assistant.redaction import Redactor
 from assistant.state import State, Transcript
 from assistant.tracing import Tracer
@@ -102,14 +102,16 @@ class Exchange:
         self,
         service: Service,
         caller: Caller,
-        arm: str,
+        model: str,
+        arm: Arm,
         conversation: Sequence[Message],
         sampling: Sampling,
         whole: bool,
     ) -> None:
-        """`whole`: no piece is wanted before the last one."""
+        """`model` is the name of the arm; `whole`: no piece is wanted before the last one."""
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
+        self.model = model
         self.arm = arm
         self.outcome = Outcome()
         self.replies: dict[int, _Reply] = {}
@@ -140,7 +142,7 @@ class Exchange:
                 ):
                     self._assistant = assistant
                     answer = assistant.answer(
-                        self._conversation, ARMS[self.arm], self._sampling, self.outcome, span, self._whole
+                        self._conversation, self.arm, self._sampling, self.outcome, span, self._whole
                     )
                     async with aclosing(answer):
                         async for piece in answer:
@@ -160,11 +162,16 @@ class Exchange:
 
     def extension(self) -> dict[str, Any]:
         """How the answer was made, for the reply."""
-        assistant, outcome = self._answered_by(), self.outcome
+        assistant, outcome, search = self._answered_by(), self.outcome, self.outcome.search
+        passages = [found.passage for found in search.found] if search and search.hit else []
         return {
             "route": outcome.route,
             "notice": assistant.policy.notice(outcome.route, outcome.language, outcome.reason),
             "reason": outcome.reason,
+            "decision": search.decision if search else None,
+            "passages": [
+                {"path": each.path, "heading": each.label, "start": each.start, "end": each.end} for each in passages
+            ],
             "citations": [asdict(citation) for citation in outcome.citations],
             "unsupported": outcome.unsupported,
             "dropped_citations": outcome.dropped_citations,
@@ -172,7 +179,7 @@ class Exchange:
             "adapter": assistant.adapter,
             "index": assistant.index.id,
             "release": assistant.release,
-            "prompt": ID,
+            "prompt": self.arm.prompt.id,
         }
 
     def usage(self) -> dict[str, Any]:
@@ -200,7 +207,7 @@ class Exchange:
             usage.completion_tokens = self._pieces
             usage.prompt_tokens = sum(len(message.content) for message in outcome.conversation) // 4
         service.access.spend(caller.tenant, caller.address, usage.prompt_tokens + usage.completion_tokens)
-        service.metrics.answered(outcome, self.arm, status, seconds, self._pieces)
+        service.metrics.answered(outcome, self.model, status, seconds, self._pieces)
         decision = outcome.search.decision if outcome.search else None
         _log.info(
             "%s %s tenant=%s route=%s reason=%s search=%s citations=%d unsupported=%d tokens=%d+%d "
@@ -229,7 +236,7 @@ class Exchange:
                 customer=caller.customer,
                 conversation=caller.conversation,
                 lang=outcome.language,
-                arm=self.arm,
+                arm=self.model,
                 route=outcome.route,
                 reason=outcome.reason,
                 release=assistant.release,
@@ -237,8 +244,7 @@ class Exchange:
                 made={
                     **self.extension(),
                     "status": status,
-                    "decision": decision,
-                    "passages": [found.passage.id for found in outcome.search.found] if outcome.search else [],
+                    "found": [found.passage.id for found in outcome.search.found] if outcome.search else [],
                     "usage": asdict(usage),
                     "others": replies[1:],
                     "ms": {stage: round(1000 * taken, 1) for stage, taken in vars(seconds).items()},

@@ -1,7 +1,9 @@
 """What the service counts and measures, for Prometheus; no label takes its value from what a user writes."""
 
+import contextlib
 from typing import TYPE_CHECKING
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ class Metrics:
         self.running = gauge("running", "Requests being answered.")
         self.waiting = gauge("waiting", "Requests waiting for their turn.")
         self.ready = gauge("ready", "1 if the release serves, 0 if not.")
+        self.cpu_seconds = gauge("processes_cpu_seconds", "CPU time of the service and of an engine of its own.")
+        self.memory_bytes = gauge("processes_memory_bytes", "Memory that they hold.")
         self.transcripts_dropped = gauge("transcripts_dropped", "Transcripts that could not be stored.")
         self.release = Info("assistant_release", "What serves: release, adapter, index.", registry=registry)
 
@@ -84,6 +88,9 @@ class Metrics:
         self.waiting.set(service.admission.waiting)
         self.transcripts_dropped.set(service.state.dropped)
         assistant = service.live.assistant
+        cpu_s, memory_bytes = _used()
+        self.cpu_seconds.set(cpu_s)
+        self.memory_bytes.set(memory_bytes)
         parts = {"release": assistant.release, "adapter": assistant.adapter, "index": assistant.index.id}
         self.release.info(parts)
 
@@ -91,3 +98,15 @@ class Metrics:
         """All metrics as Prometheus reads them, then vLLM's own out of `engine_text`, what its `/metrics` says."""
         engine = [f"{line}\n" for line in engine_text.splitlines() if line.startswith(_ENGINE)]
         return generate_latest(self._registry) + "".join(engine).encode()
+
+
+def _used() -> tuple[float, int]:
+    """CPU seconds and bytes of memory of this process and its children."""
+    cpu_s, memory_bytes = 0.0, 0
+    this = psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it may have ended by now
+            times = process.cpu_times()
+            cpu_s += times.user + times.system
+            memory_bytes += process.memory_info().rss
+    return cpu_s, memory_bytes

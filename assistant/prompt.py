@@ -51,10 +51,27 @@ class Message:
         return shape
 
 
-def build(conversation: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
+@dataclass(frozen=True)
+class Example:
+    """A worked question for the model to go by."""
+
+    passages: Sequence[tuple[str, str]]
+    """Heading and text of each."""
+    question: str
+    answer: str
+
+
+def build(
+    conversation: Sequence[Message],
+    passages: Sequence[Passage],
+    instructions: str | None = None,
+    examples: Sequence[Example] = (),
+) -> list[Message]:
     """The messages for the model, which answers the customer's last one.
 
-    Calls of tools and their replies may follow it; they stay where they are.
+    Calls of tools and their replies may follow it; they stay where they are. `instructions` stand in place of ours.
+    `examples` stand before all that was
+    said, so that the engine's prefix cache keeps them too.
     """
     said = [message for message in conversation if message.role != "system"]
     last = max(i for i, message in enumerate(said) if message.role == "user")
@@ -68,10 +85,14 @@ def build(conversation: Sequence[Message], passages: Sequence[Passage]) -> list[
         kept.insert(0, message)
     while kept and kept[0].role != "user":
         kept.pop(0)
+    worked = (
+        (_question(example.passages, example.question), Message("assistant", example.answer)) for example in examples
+    )
     return [
-        Message("system", INSTRUCTIONS),
+        Message("system", instructions or INSTRUCTIONS),
+        *(message for pair in worked for message in pair),
         *kept,
-        Message("user", f"{_passages(passages)}\n\nQuestion: {question.content}"),
+        _question([(passage.label, passage.text) for passage in passages], question.content),
         *since,
     ]
 
@@ -116,11 +137,9 @@ def search_query(conversation: Sequence[Message]) -> Query:
     return Query(question, f"{before.content[:CONTEXT_CHARACTERS]} {said} {question}")
 
 
-def _passages(passages: Sequence[Passage]) -> str:
-    if not passages:
-        return "Passages: none"
-    numbered = (f"[{n}] {passage.label}\n{passage.text}" for n, passage in enumerate(passages, 1))
-    return "Passages:\n" + "\n\n".join(numbered)
+def _question(passages: Sequence[tuple[str, str]], question: str) -> Message:
+    numbered = "\n\n".join(f"[{n}] {heading}\n{text}" for n, (heading, text) in enumerate(passages, 1))
+    return Message("user", f"Passages:{chr(10) if passages else ' none'}{numbered}\n\nQuestion: {question}")
 
 
 def _id() -> str:

@@ -27,6 +27,7 @@ from assistant.exchange import Service
 from assistant.metrics import Metrics
 from assistant.policy import read_policy
 from assistant.prompt import ID
+from assistant.prompts import read_prompts
 from assistant.settings import Settings
 from assistant.state import State, secret
 from assistant.tracing import tracer
@@ -46,8 +47,8 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
 
     Raises:
         NotReady: There is no index or no adapter for this base.
-        InputError: The port is taken, the keys, the policy or the database cannot be read, or without keys others
-            than this machine could ask.
+        InputError: The port is taken, the keys, the policy, the prompts or the database cannot be read, or without
+            keys others than this machine could ask.
         EngineError: The engine did not start.
     """
     signal.signal(signal.SIGTERM, _leave)
@@ -59,7 +60,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
             f"without API keys anybody could use the assistant on {settings.host}; "
             "run: assistant key add NAME, or listen on 127.0.0.1"
         )
-    policy = read_policy(settings.policy)
+    policy, prompts = read_policy(settings.policy), read_prompts(settings.prompts)
     release = releases.live(settings.releases)
     index_id, adapter = releases.require(release, settings.base)
     from assistant.live import Live, training_record
@@ -88,6 +89,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
             adapter=adapter,
             languages=settings.base_languages or languages(settings.base),
             policy=policy,
+            prompts=prompts,
             settings=settings,
         )
         service = Service(

@@ -135,9 +135,10 @@ def create_app(
         )
 
     def _exchange(asked: ChatRequest, request: Request, tenant: Tenant, address: str) -> Exchange:
-        arms = service.live.assistant.arms
-        if asked.model not in arms:
-            raise HTTPException(404, f"model {asked.model!r} does not exist; one of: {', '.join(arms)}")
+        arm = service.live.assistant.arm(asked.model)
+        if arm is None:
+            known = f"{', '.join(_arms())}; each also with @ and one of: {', '.join(service.live.assistant.prompts)}"
+            raise HTTPException(404, f"model {asked.model!r} does not exist; one of: {known}")
         conversation = [message.plain() for message in asked.messages]
         spoken = [message for message in conversation if message.role == "user"]
         if conversation[-1].role not in ("user", "tool") or not spoken or not spoken[-1].content.strip():
@@ -158,7 +159,7 @@ def create_app(
             conversation=redact((asked.metadata or {}).get("conversation", "")) or None,
             traceparent=request.headers.get("traceparent"),
         )
-        return Exchange(service, caller, asked.model, conversation, sampling, whole=not asked.stream)
+        return Exchange(service, caller, asked.model, arm, conversation, sampling, whole=not asked.stream)
 
     @app.get("/v1/models", responses=errors(401))
     async def models(request: Request) -> dict[str, Any]:
@@ -239,7 +240,8 @@ def create_app(
         if reason := await not_ready():
             return _json({"ready": False, "reason": reason}, 503)
         parts = {"release": assistant.release, "adapter": assistant.adapter, "index": assistant.index.id}
-        return _json({"ready": True, **parts})
+        prompts = {name: each.id for name, each in assistant.prompts.items()}
+        return _json({"ready": True, **parts, "base": settings.base, "prompts": prompts})
 
     async def not_ready() -> str | None:
         """Why nothing can be answered, if so."""

@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     policy: Path | None = Field(
         None, description="YAML file of what a person must answer, sensitive topics and fixed texts; default: ours."
     )
+    prompts: Path | None = Field(
+        None, description="YAML file of further prompts, which arms can be asked with; default: ours only."
+    )
     keys: Path | None = Field(
         None,
         description="YAML file of API keys and quotas; default: keys.yaml in the home, written by `assistant key`.",

@@ -28,7 +28,7 @@ def train_on_logs(
     recipe: Recipe,
     say: Callable[[str], None],
     columns: Columns | None = None,
-    cases: Path | None = None,
+    cases: Sequence[Path] = (),
 ) -> Result | None:
     """Train on `logs` and publish the adapter if none is live for this base.
 
@@ -49,7 +49,7 @@ def train_on_logs(
     source = prepare(settings.base, settings.models)
     written = settings.base_languages or languages(settings.base)
     start = started_from(recipe, settings.adapters, release.adapter, settings.base)
-    hashes = [(path.name, sha256(path)) for path in [*log_files(logs), *([cases] if cases else [])]]
+    hashes = [(path.name, sha256(path)) for path in [*log_files(logs), *cases]]
     inputs = [fingerprint(source), prompt.ID, recipe.model_dump_json(), json.dumps(hashes), release.index or ""]
     inputs += [str(columns), start.name if start else "", str(settings.passages), str(settings.reranker), str(written)]
     inputs += [_code()]
@@ -109,7 +109,7 @@ def _prepare(
     run: Path,
     index_id: str | None,
     written: Sequence[str],
-    cases: Path | None,
+    cases: Sequence[Path],
     say: Callable[[str], None],
 ) -> dataset.Dataset:
     if index_id is None:
@@ -122,7 +122,7 @@ def _prepare(
         load_tokenizer(source),
         written,
         settings.passages,
-        held_out=_held_out(cases) if cases else (),
+        held_out=[held for file in cases for held in _held_out(file)],
         earlier=_earlier(settings.runs, run),
     )
     for kind, count in rows.counts.items():

@@ -146,6 +146,8 @@ def test_a_reply_has_openais_shape_and_the_extension(client: TestClient, index: 
         ],
         "notice": reply["assistant"]["notice"],
         "reason": None,
+        "decision": "hit",
+        "passages": [{"path": "en/refund.md", "heading": "Refunds > The time limit", "start": 30, "end": 50}],
         "unsupported": [],
         "dropped_citations": 0,
         "degraded": [],
@@ -448,7 +450,8 @@ def test_the_metrics_count_what_was_answered_and_pass_the_engines_on(client: Tes
 def test_it_is_ready_when_the_engine_serves_the_adapter(client: TestClient, index: Index) -> None:
     reply = client.get("/readyz")
     assert reply.status_code == 200
-    assert reply.json() == {"ready": True, "release": "r1", "adapter": "adapter-1", "index": index.id}
+    parts = {"release": "r1", "adapter": "adapter-1", "index": index.id, "base": "smollm2-135m"}
+    assert reply.json() == {"ready": True, **parts, "prompts": {"plain": ID}}
 
 
 def test_search_says_what_it_found_and_how_it_decided(client: TestClient) -> None:
@@ -553,7 +556,7 @@ def test_sites_that_may_embed_the_widget_are_a_setting(served) -> None:
 def test_a_merged_adapter_is_offered_without_the_arms_that_lack_it(served) -> None:
     client = served(merged=True)
     names = [model["id"] for model in client.get("/v1/models").json()["data"]]
-    assert names == ["assistant", "assistant:rag+lora", "assistant:lora"]
+    assert names == ["assistant", "assistant:rag+lora", "assistant:lora", "assistant:quoted"]
     refused = client.post("/v1/chat/completions", json=body("Refunds?", model="assistant:rag"))
     assert refused.status_code == 404
     assert "one of: assistant, assistant:rag+lora, assistant:lora" in refused.text
@@ -570,4 +573,4 @@ def test_the_openapi_names_keys_errors_and_examples(client: TestClient) -> None:
 
 def test_the_models_are_the_ways_to_answer(client: TestClient) -> None:
     names = [model["id"] for model in client.get("/v1/models").json()["data"]]
-    assert names == ["assistant", "assistant:rag+lora", "assistant:rag", "assistant:lora", "assistant:base"]
+    assert names == ["assistant", "assistant:rag+lora", "assistant:rag", "assistant:lora", "assistant:base", "assistant:quoted"]

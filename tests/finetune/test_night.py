@@ -127,7 +127,7 @@ def test_a_case_that_the_logs_hold_ends_the_run(settings: Settings, tmp_path: Pa
     cases = tmp_path / "cases.jsonl"
     cases.write_text(json.dumps({"id": "c1", "query": "How long for refund 3?"}) + "\n")
     with pytest.raises(InputError, match=r"cases\.jsonl: c1"):
-        train_on_logs(settings, [logs], RECIPE, lambda _: None, cases=cases)
+        train_on_logs(settings, [logs], RECIPE, lambda _: None, cases=[cases])
     assert not settings.adapters.exists()
 
 
