@@ -1,140 +1,181 @@
-"""The A/B evaluation: the same cases through several arms of the running service, compared in pairs."""
+"""One A/B evaluation, top to bottom: whether an adapter adds to retrieval, on the same cases.
+
+cases × arms {rag, rag+lora, base, lora, quoted} → each arm's best prompt, on other cases → the running service
+  → scorers → paired differences → verdict → report.html, report.json, report.md
+"""
 
 import json
-import time
-from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from tqdm import tqdm
-
-from assistant.client import complete
+from eval import report, scorers
+from eval.answers import Answer, written
+from eval.asking import SEED, Asked, Asker
 from eval.cases import Case
-from eval.intervals import Interval as Difference
-from eval.intervals import clustered_mean
-from eval.scorers import score
+from eval.judge import Duel, Judge
+from eval.metrics import PRIMARY, Score
+from eval.results import Curve, Results
+from eval.summary import Scored, summary
 from retrieval.errors import InputError
-from retrieval.files import write_text
+from retrieval.files import content_id, write_text
 
-ARMS = ("rag", "rag+lora", "base", "lora")
-CONCURRENCY = 8
-RESAMPLES = 2000
-_SCORES = ("facts", "cited", "no invented figures", "right language")
+if TYPE_CHECKING:
+    from retrieval.encoder import Encoder
 
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer of one arm, with its scores and the evidence for them."""
-
-    case: Case
-    arm: str
-    text: str
-    extension: dict[str, Any]
-    scores: dict[str, bool | None]
-    seconds: float
+PROMPTS = ("plain", "short", "one-example", "three-examples")
+MOST_TRIED = 40
+"""Development cases that each prompt of each arm is tried on."""
 
 
 @dataclass(frozen=True)
-class Report:
-    arms: tuple[str, ...]
-    answers: tuple[Answer, ...]
+class Plan:
+    """What is compared, and how."""
 
-    def rate(self, arm: str, name: str) -> tuple[float | None, int]:
-        """Mean of a score over the cases it applies to (None if to none), and how many they are."""
-        scores = [answer.scores[name] for answer in self.answers if answer.arm == arm]
-        values = [float(score) for score in scores if score is not None]
-        return (float(np.mean(values)) if values else None), len(values)
-
-    def difference(self, name: str) -> Difference | None:
-        """How the last arm differs from the first in a score; None when nothing can be compared."""
-        first = {a.case.id: a for a in self.answers if a.arm == self.arms[0]}
-        last = {a.case.id: a for a in self.answers if a.arm == self.arms[-1]}
-        groups: dict[str, list[float]] = {}
-        for name_of_case, answer in last.items():
-            one, two = first[name_of_case].scores[name], answer.scores[name]
-            if one is not None and two is not None:
-                groups.setdefault(answer.case.group or name_of_case, []).append(float(two) - float(one))
-        return clustered_difference(list(groups.values())) if len(groups) > 1 else None
-
-    def as_dict(self) -> dict[str, Any]:
-        arms = {
-            arm: {
-                "scores": {name: dict(zip(("mean", "n"), self.rate(arm, name), strict=True)) for name in _SCORES},
-                "routes": dict(Counter(a.extension["route"] for a in self.answers if a.arm == arm)),
-                "seconds_p50": float(np.median([a.seconds for a in self.answers if a.arm == arm])),
-            }
-            for arm in self.arms
-        }
-        differences = {}
-        for name in _SCORES:
-            difference = self.difference(name) if len(self.arms) > 1 else None
-            differences[name] = vars(difference) if difference else None
-        return {"arms": arms, "differences": differences, "of": [self.arms[0], self.arms[-1]]}
-
-    def as_text(self) -> str:
-        lines = [f"{'':22}" + "".join(f"{arm:>18}" for arm in self.arms) + f"{'difference':>26}"]
-        for name in _SCORES:
-            rates = [self.rate(arm, name) for arm in self.arms]
-            cells = ["-" if mean is None else f"{mean:.3f} (n={n})" for mean, n in rates]
-            difference = self.difference(name) if len(self.arms) > 1 else None
-            shown = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]" if difference else ""
-            lines.append(f"{name:22}" + "".join(f"{cell:>18}" for cell in cells) + f"{shown:>26}")
-        for arm in self.arms:
-            mine = [a for a in self.answers if a.arm == arm]
-            routes = ", ".join(
-                f"{count} {route}" for route, count in Counter(a.extension["route"] for a in mine).most_common()
-            )
-            lines.append(f"{arm}: {routes}; median {np.median([a.seconds for a in mine]):.1f} s an answer")
-        if len(self.arms) > 1:
-            lines.append(f"difference: {self.arms[-1]} minus {self.arms[0]}, 95% bootstrap interval over groups")
-        return "\n".join(lines)
-
-    def write_answers(self, path: Path) -> None:
-        """Every answer with its case and scores, one JSON object a line."""
-        rows = (
-            {
-                "id": a.case.id,
-                "arm": a.arm,
-                "asked": a.case.conversation()[-1]["content"],
-                "answer": a.text,
-                **a.extension,
-                "scores": a.scores,
-                "seconds": round(a.seconds, 2),
-            }
-            for a in self.answers
-        )
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    cases: Sequence[Case]
+    arms: Sequence[str]
+    """Of `eval.asking.ARMS`; the first is the baseline, the second the candidate."""
+    development: Sequence[Case] = ()
+    """Cases that each arm's prompt is chosen on; without them all are asked with the plain one."""
+    prompts: Sequence[str] = PROMPTS
+    about: str = ""
+    """For the reader: what the cases are, and whether people or a program wrote them."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the case files, by name."""
 
 
-def compare(cases: Sequence[Case], arms: Sequence[str], url: str, key: str | None = None) -> Report:
-    """Ask every arm every case through the service at `url`.
+@dataclass(frozen=True)
+class Models:
+    """What scores that need a model are made with; those without one are left out."""
+
+    encoder: "Encoder | None" = None
+    entailment: str | None = None
+    """Folder or hub id of a cross-encoder for natural language inference."""
+    judge: Judge | None = None
+
+
+def evaluate(
+    plan: Plan,
+    asker: Asker,
+    models: Models,
+    folder: Path,
+    lineage: Mapping[str, Any] | None = None,
+    training: Sequence[Curve] = (),
+    progress: bool = True,
+) -> Results:
+    """Ask, score, compare, and write the report, the cases and the answers to a folder of their own under `folder`.
+
+    What was answered before is not asked again, so that a run that was stopped goes on.
 
     Raises:
-        InputError: An arm is unknown.
-        EngineError: The service cannot be reached or refuses a case.
+        InputError: An arm or a prompt is unknown, or there are fewer than two arms.
+        EngineError: The service went away.
     """
-    for arm in arms:
-        if arm not in ARMS:
-            raise InputError(f"unknown arm {arm!r}; the arms are {', '.join(ARMS)}")
+    if len(set(plan.arms)) < 2:
+        raise InputError(f"{', '.join(plan.arms)}: name at least two arms; the first is what the second is compared to")
+    for arm in plan.arms:
+        asker.check(arm)
+    tried = {arm: develop(plan, arm, asker, progress) for arm in plan.arms}
+    chosen = {arm: _way(arm, tried[arm]) for arm in plan.arms}
+    asked = asker.ask(plan.cases, list(dict.fromkeys(chosen.values())), progress)
+    scored = {arm: _scored(plan.cases, asked, way, models) for arm, way in chosen.items()}
+    judged = _judge(plan, scored, models.judge, progress) if models.judge else None
+    name = content_id(
+        json.dumps([case.model_dump() for case in plan.cases]), *chosen.values(), json.dumps(asker.parts), str(tried)
+    )
+    results = summary(
+        name,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        plan.cases,
+        scored,
+        tried,
+        failed=[(case, arm) for arm, way in chosen.items() for case, lost in asked.failed if lost == way],
+        about=plan.about,
+        files=plan.files,
+        lineage={**asker.parts, **(lineage or {}), "seed": SEED, "machine": platform.platform()},
+        training=training,
+        judge=judged,
+    )
+    _write(results, plan, scored, folder / name)
+    return results
 
-    def ask(job: tuple[Case, str]) -> Answer:
-        case, arm = job
-        started = time.monotonic()
-        reply = complete(url, f"assistant:{arm}", case.conversation(), key)
-        seconds = time.monotonic() - started
-        text = reply["choices"][0]["message"]["content"]
-        return Answer(case, arm, text, reply["assistant"], score(case, reply), seconds)
 
-    jobs = [(case, arm) for case in cases for arm in arms]
-    with ThreadPoolExecutor(CONCURRENCY) as pool:
-        answers = list(tqdm(pool.map(ask, jobs), total=len(jobs), desc="asking", unit="answer"))
-    return Report(tuple(arms), tuple(answers))
+def develop(plan: Plan, arm: str, asker: Asker, progress: bool) -> dict[str, float]:
+    """The primary metric of the arm with each prompt, on the development cases; empty where there is no choice."""
+    if arm == "quoted" or not plan.development or len(plan.prompts) < 2:
+        return {}
+    cases = [case for case in plan.development if case.answerable][:MOST_TRIED]
+    ways = [_named(arm, prompt) for prompt in plan.prompts]
+    asked = asker.ask(cases, ways, progress)
+    rates = {}
+    for prompt, way in zip(plan.prompts, ways, strict=True):
+        answers = asked.of(way)
+        values = [scorers.SCORERS[PRIMARY](case, answers[case.id]).value for case in cases if case.id in answers]
+        judged = [value for value in values if value is not None]
+        rates[prompt] = sum(judged) / len(judged) if judged else 0.0
+    return rates
 
 
-def clustered_difference(groups: list[list[float]]) -> Difference:
-    """The mean of paired differences, second arm minus first, with an interval over whole groups of cases."""
-    return clustered_mean(groups, RESAMPLES)
+def _way(arm: str, tried: Mapping[str, float]) -> str:
+    """With the best prompt; of equals the one that was named first."""
+    return _named(arm, max(tried, key=tried.__getitem__)) if tried else arm
+
+
+def _named(arm: str, prompt: str) -> str:
+    return arm if prompt == "plain" else f"{arm}@{prompt}"
+
+
+def _scored(cases: Sequence[Case], asked: Asked, way: str, models: Models) -> dict[str, Scored]:
+    """The answers of a way with all their scores, by case."""
+    answers = asked.of(way)
+    kept = [case for case in cases if case.id in answers]
+    found = {case.id: Scored(answers[case.id], scorers.score(case, answers[case.id])) for case in kept}
+    written_answers = [answers[case.id] for case in kept]
+    if models.encoder:
+        _add(found, kept, "similarity", scorers.similarities(kept, written_answers, models.encoder))
+    if models.entailment:
+        _add(found, kept, "grounded", scorers.entailments(kept, written_answers, models.entailment))
+    return found
+
+
+def _add(found: dict[str, Scored], cases: Sequence[Case], metric: str, scores: Sequence[Score]) -> None:
+    for case, score in zip(cases, scores, strict=True):
+        found[case.id].scores[metric] = score
+
+
+def _judge(plan: Plan, scored: Mapping[str, dict[str, Scored]], judge: Judge, progress: bool) -> dict[str, Any]:
+    """Have the judge model compare candidate and baseline; its scores join the others, unless it cannot be used."""
+    baseline, candidate = plan.arms[:2]
+    first, second = scored[baseline], scored[candidate]
+    cases = [case for case in plan.cases if case.id in first and case.id in second]
+    duels = [_duel(case, first[case.id].answer, second[case.id].answer) for case in cases]
+    verdicts = judge.compare(duels, (baseline, candidate), progress)
+    for case, score in verdicts.scores().items():
+        second[case].scores["judge"] = score
+        first[case].scores["judge"] = score if score.value is None else replace(score, value=1 - score.value)
+    return verdicts.as_dict()
+
+
+def _duel(case: Case, first: Answer, second: Answer) -> Duel:
+    said = "\n".join(f"{message['role']}: {message['content']}" for message in case.conversation())
+    passages = {shown.text: shown.heading for answer in (first, second) for shown in answer.passages}
+    text = "\n\n".join(f"{heading}\n{text}" for text, heading in passages.items())
+    return Duel(case.id, said, case.reference, text, first.text, second.text)
+
+
+def _write(results: Results, plan: Plan, scored: Mapping[str, dict[str, Scored]], folder: Path) -> None:
+    """The report; beside it the cases, and every answer with its scores."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cases = "".join(case.model_dump_json(exclude_defaults=True) + "\n" for case in plan.cases)
+    write_text(folder / "cases.jsonl", cases)
+    found = [(arm, each) for arm, answers in scored.items() for each in answers.values()]
+    write_text(folder / "answers.jsonl", written(replace(each.answer, arm=arm) for arm, each in found))
+    rows = (
+        {"case": each.answer.case, "arm": arm} | {name: asdict(score) for name, score in each.scores.items()}
+        for arm, each in found
+    )
+    write_text(folder / "scores.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    report.write(results, folder)

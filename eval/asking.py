@@ -122,7 +122,9 @@ class Asker:
             raise EngineError(f"none of {len(block)} cases was answered: {next(iter(asked.failed.values()))}")
         cpu_after, memory = self._used()
         for case, answer in answered:
-            cpu_s = (cpu_after - cpu_before) / len(answered) if cpu_after is not None and cpu_before is not None else None
+            cpu_s = (
+                (cpu_after - cpu_before) / len(answered) if cpu_after is not None and cpu_before is not None else None
+            )
             whole = replace(answer, cost=replace(answer.cost, cpu_s=cpu_s, memory_bytes=memory))
             asked.answers.append(whole)
             self._keep(case, whole)
@@ -139,7 +141,9 @@ class Asker:
 
     def _streamed(self, case: Case, way: str) -> Answer:
         started = time.perf_counter()
-        text, extension, usage, first, last = "", None, {}, None, started
+        text, first, last = "", None, started
+        extension: dict[str, Any] | None = None
+        usage: dict[str, int] = {}
         for chunk in stream(
             self.url,
             f"assistant:{way}",
@@ -197,7 +201,11 @@ class Asker:
     def _before(self, way: str) -> dict[str, Answer]:
         """Earlier answers of the way, by the case's conversation, which stands where else its id does."""
         path = self._file(way)
-        return {answer.case: answer for answer in read_answers(path)} if path.exists() else {}
+        if not path.exists():
+            return {}
+        with path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)  # a crash may have cut off the last line
+        return {answer.case: answer for answer in read_answers(path)}
 
     def _keep(self, case: Case, answer: Answer) -> None:
         path = self._file(answer.arm)

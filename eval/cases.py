@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -52,28 +53,39 @@ class Case(BaseModel):
         return [message.model_dump() for message in self.messages]
 
 
-def read_cases(path: Path, lang: str | None = None, limit: int | None = None, seed: int = 7) -> list[Case]:
-    """The cases of a file, those in `lang` only if given; `limit` draws that many, seeded.
+def read_cases(
+    paths: Path | Sequence[Path], lang: str | None = None, limit: int | None = None, seed: int = 7
+) -> list[Case]:
+    """The cases of a file, or of several; those in `lang` only if given; `limit` draws that many, seeded.
 
     Raises:
-        InputError: The file cannot be read, a line is no case, or no case is left.
+        InputError: A file cannot be read, a line is no case, two cases have one id, or no case is left.
     """
-    cases = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    cases.append(_parse(line, path, number))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"case file {path} cannot be read: {reason}") from error
-    cases = [case for case in cases if lang in (None, case.lang)]
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    found = {path: _read(path) for path in files}
+    places: dict[str, str] = {}
+    for path, read in found.items():
+        for number, case in read:
+            if case.id in places:
+                raise InputError(f"{path}:{number}: id {case.id!r} is that of {places[case.id]} too; give it another")
+            places[case.id] = f"{path}:{number}"
+    cases = [case for read in found.values() for _, case in read if lang in (None, case.lang)]
     if not cases:
-        raise InputError(f"case file {path} holds no case" + (f" in {lang}" if lang else ""))
+        raise InputError(f"case file {', '.join(map(str, files))} holds no case" + (f" in {lang}" if lang else ""))
     if limit is not None and limit < len(cases):
         kept = sorted(random.Random(seed).sample(range(len(cases)), limit))
         cases = [cases[i] for i in kept]
     return cases
+
+
+def _read(path: Path) -> list[tuple[int, Case]]:
+    """The cases with their line numbers."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [(number, _parse(line, path, number)) for number, line in enumerate(file, 1) if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"case file {path} cannot be read: {reason}") from error
 
 
 def _parse(line: str, path: Path, number: int) -> Case:

@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from eval.intervals import Interval, clustered_mean, share
+from eval.intervals import Estimate, Interval, clustered_error, clustered_mean, share
 
 
 def test_the_mean_is_over_cases_and_the_interval_over_groups() -> None:
@@ -29,3 +30,31 @@ def test_a_share_of_none_in_ten_may_still_be_a_quarter() -> None:
 def test_a_half_has_an_interval_of_equal_sides() -> None:
     interval = share([True, False] * 50)
     assert interval.mean == 0.5 and interval.low + interval.high == pytest.approx(1.0)
+
+
+def test_the_error_of_groups_of_one_size_is_that_of_their_means() -> None:
+    """Means 0 and 1: deviation √½, over √2 groups ½, with one degree of freedom."""
+    estimate = clustered_error(np.array([0.0, 3.0]), np.array([3.0, 3.0]))
+    assert (estimate.mean, estimate.error) == pytest.approx((0.5, 0.5))
+    assert estimate.freedom == pytest.approx(1.0)
+
+
+def test_one_large_group_among_small_ones_leaves_few_degrees_of_freedom() -> None:
+    even = clustered_error(np.arange(10.0), np.full(10, 10.0))
+    uneven = clustered_error(np.arange(10.0), np.array([91.0, *[1.0] * 9]))
+    assert even.freedom == pytest.approx(9.0) and uneven.freedom < 2
+
+
+def test_the_margin_is_that_of_students_t() -> None:
+    """The 97.5% quantile at one degree of freedom is 12.706."""
+    assert Estimate(0.0, 2.0, 1.0).margin(0.975) == pytest.approx(2 * 12.706, abs=1e-3)
+
+
+def test_the_degrees_of_freedom_are_those_of_the_whole_covariance_matrix() -> None:
+    """Cases of a group all alike: the covariance of the groups' adjusted residuals, written out."""
+    counts = np.array([1.0, 2.0, 3.0, 4.0])
+    shares = counts / 10
+    residuals = np.eye(4) - np.outer(shares, np.ones(4))
+    covariance = residuals @ np.diag(shares**2) @ residuals.T / np.sqrt(np.outer(1 - shares, 1 - shares))
+    expected = np.trace(covariance) ** 2 / (covariance**2).sum()
+    assert clustered_error(np.arange(4.0), counts).freedom == pytest.approx(expected)

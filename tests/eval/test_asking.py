@@ -1,0 +1,77 @@
+"""Cases asked through a service on a real port."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.answers import read_answers
+from eval.asking import Asker
+from eval.cases import Case
+from retrieval.errors import EngineError, InputError
+
+
+def cases(count: int) -> list[Case]:
+    return [Case(id=f"c{n}", query=f"Question {n}?") for n in range(count)]
+
+
+def test_an_answer_comes_with_its_passages_citations_and_costs(url: str, stub: Any, tmp_path: Path) -> None:
+    (answer,) = Asker(url, tmp_path).ask(cases(1), ["rag"], progress=False).answers
+    assert (answer.case, answer.arm, answer.text, answer.route) == ("c0", "rag", "Question 0? 9 days. ", "grounded")
+    assert [(shown.path, shown.text) for shown in answer.passages] == [("en/refund.md", "Refunds take 5 days.")]
+    cost = answer.cost
+    assert (cost.prompt_tokens, cost.completion_tokens, cost.cpu_s, cost.memory_bytes) == (7, 3, 2.0, 1_000_000)
+    assert cost.first_s is not None and 0 < cost.first_s <= cost.total_s
+    assert cost.between_s is not None and 0 <= cost.between_s <= cost.total_s
+
+
+def test_what_was_answered_is_not_asked_again_even_under_another_id(url: str, stub: Any, tmp_path: Path) -> None:
+    first = Asker(url, tmp_path).ask(cases(3), ["rag", "rag+lora"], progress=False)
+    renamed = [case.model_copy(update={"id": f"other{n}"}) for n, case in enumerate(cases(3))]
+    again = Asker(url, tmp_path).ask(renamed, ["rag", "rag+lora"], progress=False)
+    assert len(stub.asked) == 6
+    assert {a.text for a in again.answers} == {a.text for a in first.answers}
+    assert set(again.of("rag")) == {"other0", "other1", "other2"}
+
+
+def test_another_adapter_is_asked_again_only_where_it_answers(url: str, stub: Any, tmp_path: Path) -> None:
+    Asker(url, tmp_path).ask(cases(1), ["rag", "rag+lora"], progress=False)
+    stub.adapter = "adapter-2"
+    Asker(url, tmp_path).ask(cases(1), ["rag", "rag+lora"], progress=False)
+    assert sorted(way for way, _ in stub.asked) == ["rag", "rag+lora", "rag+lora"]
+
+
+def test_a_run_that_was_cut_off_goes_on(url: str, stub: Any, tmp_path: Path) -> None:
+    Asker(url, tmp_path).ask(cases(2), ["rag"], progress=False)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_text()
+    file.write_text(whole[: len(whole) - 5])
+    answers = Asker(url, tmp_path).ask(cases(2), ["rag"], progress=False).answers
+    assert (len(answers), len(stub.asked)) == (2, 3)
+    assert len(list(read_answers(file))) == 2
+
+
+def test_a_case_that_is_refused_is_counted_and_the_others_are_answered(url: str, stub: Any, tmp_path: Path) -> None:
+    stub.refused.add("Question 1?")
+    asked = Asker(url, tmp_path).ask(cases(3), ["rag"], progress=False)
+    assert set(asked.of("rag")) == {"c0", "c2"}
+    assert list(asked.failed) == [("c1", "rag")] and "too long" in asked.failed["c1", "rag"]
+
+
+def test_a_service_that_answers_nothing_ends_the_run(url: str, stub: Any, tmp_path: Path) -> None:
+    stub.refused = {"Question 0?", "Question 1?"}
+    with pytest.raises(EngineError, match=r"none of 2 cases was answered: .*too long"):
+        Asker(url, tmp_path).ask(cases(2), ["rag"], progress=False)
+
+
+def test_a_busy_service_is_asked_again(url: str, stub: Any, tmp_path: Path) -> None:
+    stub.busy = 3
+    assert len(Asker(url, tmp_path).ask(cases(1), ["rag"], progress=False).answers) == 1
+
+
+@pytest.mark.parametrize(
+    ("way", "told"), [("raag", "unknown arm 'raag'.*quoted"), ("rag@long", "no prompt 'long'; it has plain, short")]
+)
+def test_a_way_that_the_service_lacks_is_named(url: str, tmp_path: Path, way: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Asker(url, tmp_path).ask(cases(1), [way], progress=False)
