@@ -106,6 +106,11 @@ class Passage(BaseModel):
     end: int
 
 
+class ExperimentArm(BaseModel):
+    name: str
+    arm: str
+
+
 class Extension(BaseModel):
     """How a reply was made."""
 
@@ -122,6 +127,7 @@ class Extension(BaseModel):
     index: str
     release: str
     prompt: str
+    experiment: ExperimentArm | None = Field(description="What the customer takes part in; null outside of one.")
 
 
 class Usage(BaseModel):

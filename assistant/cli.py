@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from assistant import commands
-from assistant.options import existing, print_json, read, settings_options
+from assistant.options import api_key_option, existing, live_adapter, print_json, read, settings_options, share_cores
+from eval import commands as evaluation
+from finetune import commands as training
 from retrieval.errors import SupportError
 
 if TYPE_CHECKING:
@@ -40,11 +42,6 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("\nassistant: stopped", err=True)
             sys.exit(130)
-
-
-_api_key = click.option(
-    "--api-key", envvar="ASSISTANT_API_KEY", help="Where the service needs one [ASSISTANT_API_KEY]."
-)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -154,7 +151,7 @@ def search(
     from assistant.redaction import redact
     from retrieval.index import Filters
 
-    _share_cores()
+    share_cores()
     from assistant.live_index import open_live
 
     live = open_live(read(options))
@@ -173,78 +170,6 @@ def search(
 
 
 @main.command()
-@settings_options("base", "encoder")
-@click.option(
-    "--logs",
-    type=existing,
-    multiple=True,
-    required=True,
-    help="JSONL, JSON or CSV file, or folder of them; may be repeated.",
-)
-@click.option("--columns", type=existing, help="YAML file: what the columns of ticket exports hold.")
-@click.option(
-    "--cases", type=existing, multiple=True, help="Evaluation cases; a log that holds a twin of one ends the run."
-)
-@click.option("--recipe", type=existing, help="YAML file; the README lists its fields.")
-@click.option("--max-examples", type=click.IntRange(1), help="Answers drawn from the logs at most.")
-@click.option("--max-steps", type=click.IntRange(1), help="Optimiser steps at most.")
-@click.option("--minutes", type=float, help="Minutes of optimisation at most.")
-@click.option("--continue-from", help="Adapter to start with, or `live` for the one that serves.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def train(
-    logs: tuple[Path, ...],
-    columns: Path | None,
-    cases: tuple[Path, ...],
-    recipe: Path | None,
-    max_examples: int | None,
-    max_steps: int | None,
-    minutes: float | None,
-    continue_from: str | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
-    """Train an adapter on support logs, in the prompt it will serve in.
-
-    \b
-    Reads   conversations as JSONL or JSON (OpenAI messages, ShareGPT, Alpaca, LLaMA-Factory), CSV ticket exports
-    Cleans  personal data out, duplicates, answers not worth learning, suspicious bursts; all of it counted and kept
-    Trains  with the passages that the live index finds; without an index on bare question and answer pairs
-
-    The adapter goes live if none is live for this base yet. A run that was killed goes on where it was.
-    """
-    from dataclasses import asdict
-
-    from finetune.logs import read_columns
-    from finetune.night import train_on_logs
-    from finetune.recipe import read_recipe
-
-    overrides = {"max_examples": max_examples, "max_steps": max_steps, "minutes": minutes}
-    chosen = read_recipe(recipe, **overrides, continue_from=continue_from)
-    trained = train_on_logs(
-        read(options),
-        logs,
-        chosen,
-        say=lambda text: click.echo(text, err=as_json),
-        columns=read_columns(columns) if columns else None,
-        cases=cases,
-    )
-    if as_json and trained:
-        print_json(asdict(trained))
-
-
-@main.command()
-@settings_options("base")
-@click.argument("adapter", required=False)
-def merge(adapter: str | None, **options: Any) -> None:
-    """Merge ADAPTER (by default the live one) into its base, as a model that any engine serves.
-
-    It is merged into the weights it was trained on, in bf16: of an NF4 base the dequantised ones.
-    """
-    settings = read(options)
-    click.echo(f"the merged model is in {_merged(settings, adapter or _live_adapter(settings))}")
-
-
-@main.command()
 @settings_options("base", "encoder", "host", "port", "engine_url", "merged")
 def serve(**options: Any) -> None:
     """Serve the live release: the chat endpoint and the chat page."""
@@ -255,7 +180,7 @@ def serve(**options: Any) -> None:
 @click.argument("question", required=False)
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Address of the service.")
 @click.option("--model", default="assistant", show_default=True, help="Way to answer; see GET /v1/models.")
-@_api_key
+@api_key_option
 @click.option("--json", "as_json", is_flag=True, help="Print the whole reply as JSON; needs QUESTION.")
 def chat(question: str | None, url: str, model: str, api_key: str | None, as_json: bool) -> None:
     """Ask a running service QUESTION, or talk with it until an empty line."""
@@ -274,98 +199,6 @@ def chat(question: str | None, url: str, model: str, api_key: str | None, as_jso
             return
 
 
-@main.group()
-def evaluate() -> None:
-    """Measure the assistant."""
-
-
-@evaluate.command()
-@settings_options("encoder", "reranker")
-@click.option("--cases", type=existing, required=True, help="JSONL file in the case format; needs `relevant`.")
-@click.option("--lang", type=click.Choice(["en", "zh"]), help="Only cases in this language.")
-@click.option("--limit", type=click.IntRange(1), help="At most this many cases, drawn with a fixed seed.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def retrieval(cases: Path, lang: str | None, limit: int | None, as_json: bool, **options: Any) -> None:
-    """Measure the live index: what it finds, hits and misses, and how fast.
-
-    Beside the search that serves, meaning alone and words alone are measured on the same cases. Cases with an empty
-    `relevant` are out of scope: they should be misses.
-    """
-    from eval.cases import read_cases
-    from eval.retrieval import evaluate as evaluate_retrieval
-
-    asked = read_cases(cases, lang, limit)
-    _share_cores()
-    from assistant.live_index import open_live
-
-    report = evaluate_retrieval(open_live(read(options)), asked, progress=not as_json)
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        click.echo(report.as_text())
-
-
-@evaluate.command("adapter")
-@settings_options()
-@click.argument("adapter", required=False)
-@click.option("--parity", "with_parity", is_flag=True, help="Also start vLLM, and compare its answers with peft's.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def evaluate_adapter(adapter: str | None, with_parity: bool, as_json: bool, **options: Any) -> None:
-    """Measure what ADAPTER (by default the live one) learned, and what it forgot.
-
-    \b
-    With and without the adapter, in one run:
-    loss on the answers held out from training, by kind of example
-    perplexity and accuracy on 200 general questions, in Chinese and English
-    and how many of the made-up secrets that were planted in training it gives away
-    """
-    from dataclasses import replace
-
-    from finetune.measure import measure, parity
-
-    settings = read(options)
-    name = adapter or _live_adapter(settings)
-    report = measure(settings.adapters, name, settings.runs, settings.models, progress=not as_json)
-    if with_parity:
-        report = replace(report, parity=parity(settings, name))
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        click.echo(report.as_text())
-
-
-@evaluate.command()
-@click.option("--cases", type=existing, required=True, help="JSONL file in the case format.")
-@click.option("--arms", default="rag,rag+lora", show_default=True, help="Of: rag, rag+lora, base, lora.")
-@click.option("--lang", type=click.Choice(["en", "zh"]), help="Only cases in this language.")
-@click.option("--limit", type=click.IntRange(1), help="At most this many cases, drawn with a fixed seed.")
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Address of the service.")
-@_api_key
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--out", type=existing, help="Also write every answer with its scores to this JSONL file.")
-def ab(
-    cases: Path,
-    arms: str,
-    lang: str | None,
-    limit: int | None,
-    url: str,
-    api_key: str | None,
-    as_json: bool,
-    out: Path | None,
-) -> None:
-    """Compare ways to answer on the same cases, through the service that customers use."""
-    from eval.ab import compare
-    from eval.cases import read_cases
-
-    report = compare(read_cases(cases, lang, limit), arms.split(","), url, api_key)
-    if out:
-        report.write_answers(out)
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        click.echo(report.as_text())
-
-
 def _quiet(verbose: bool) -> None:
     """Our own messages as they are; those of libraries from warnings up, or all of them."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
@@ -377,14 +210,6 @@ def _quiet(verbose: bool) -> None:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def _share_cores() -> None:
-    """Let idle threads of torch and FAISS sleep instead of spin; each has an OpenMP runtime of its own.
-
-    Must come before either is imported. Training alone is a fifth faster with spinning threads.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _index(
@@ -452,22 +277,6 @@ def _sample_logs(settings: "Settings") -> Path:
     return folder / "logs"
 
 
-def _live_adapter(settings: "Settings") -> str:
-    from assistant.releases import live
-    from retrieval.errors import NotReady
-
-    adapter = live(settings.releases).adapter
-    if adapter is None:
-        raise NotReady("there is no adapter yet; run: assistant train --logs FILE")
-    return adapter
-
-
-def _merged(settings: "Settings", adapter: str) -> Path:
-    from finetune.adapter import merge
-
-    return merge(settings.adapters, adapter, settings.models)
-
-
 def _child(settings: "Settings", *arguments: str) -> None:
     """Run another command to its end in a process of its own, which gives its memory back."""
     chosen = {name: getattr(settings, name) for name in ("home", "base", "encoder")}
@@ -479,15 +288,19 @@ def _child(settings: "Settings", *arguments: str) -> None:
 
 
 def _serve(settings: "Settings", on_ready: Callable[[str], None]) -> None:
-    _share_cores()
+    share_cores()
     if settings.merged and settings.engine_url is None:
         from assistant.engine_process import check_port
 
         check_port(settings.host, settings.port)
-        _child(settings, "merge", _live_adapter(settings))
-    from assistant.serve import serve as serve_release
+        _child(settings, "merge", live_adapter(settings))
+    from functools import partial
 
-    serve_release(settings, on_ready, say=click.echo)
+    from assistant.serve import serve as serve_release
+    from eval.judging import router
+    from eval.online import guard
+
+    serve_release(settings, on_ready, say=click.echo, pages=[partial(router, settings.evaluations)], guard=guard)
 
 
 def _ask_three(url: str) -> None:
@@ -523,6 +336,11 @@ def _ask(url: str, model: str, messages: list[dict[str, str]], api_key: str | No
     return text
 
 
+evaluation.evaluate.add_command(training.evaluate_adapter)
+evaluation.evaluate.add_command(training.evaluate_cases)
+main.add_command(training.train)
+main.add_command(training.merge)
+main.add_command(evaluation.evaluate)
 main.add_command(commands.key)
 main.add_command(commands.release)
 main.add_command(commands.transcripts)

@@ -13,6 +13,7 @@ from assistant.access import Access, Tenant
 from assistant.admission import Admission
 from assistant.chat import Arm, Assistant, Outcome, redacted_call
 from assistant.engine import Piece, Sampling
+from assistant.experiment import Assignment, Experiments
 from assistant.live import Live
 from assistant.metrics import Metrics
 from assistant.prompt import Message
@@ -34,6 +35,7 @@ class Service:
     state: State
     metrics: Metrics
     tracer: Tracer
+    experiments: Experiments | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Exchange:
         conversation: Sequence[Message],
         sampling: Sampling,
         whole: bool,
+        assignment: Assignment | None = None,
     ) -> None:
         """`model` is the name of the arm; `whole`: no piece is wanted before the last one."""
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
@@ -120,6 +123,7 @@ class Exchange:
         self._conversation = conversation
         self._sampling = sampling
         self._whole = whole
+        self._assignment = assignment
         self._assistant: Assistant | None = None
         self._started = time.monotonic()
         self._seconds = Seconds()
@@ -163,6 +167,7 @@ class Exchange:
     def extension(self) -> dict[str, Any]:
         """How the answer was made, for the reply."""
         assistant, outcome, search = self._answered_by(), self.outcome, self.outcome.search
+        assigned = self._assignment
         passages = [found.passage for found in search.found] if search and search.hit else []
         return {
             "route": outcome.route,
@@ -180,6 +185,7 @@ class Exchange:
             "index": assistant.index.id,
             "release": assistant.release,
             "prompt": self.arm.prompt.id,
+            "experiment": {"name": assigned.name, "arm": assigned.arm} if assigned and assigned.arm else None,
         }
 
     def usage(self) -> dict[str, Any]:
@@ -208,6 +214,9 @@ class Exchange:
             usage.prompt_tokens = sum(len(message.content) for message in outcome.conversation) // 4
         service.access.spend(caller.tenant, caller.address, usage.prompt_tokens + usage.completion_tokens)
         service.metrics.answered(outcome, self.model, status, seconds, self._pieces)
+        assigned = self._assignment
+        if assigned and assigned.arm:
+            service.metrics.experiment_requests.labels(assigned.arm).inc()
         decision = outcome.search.decision if outcome.search else None
         _log.info(
             "%s %s tenant=%s route=%s reason=%s search=%s citations=%d unsupported=%d tokens=%d+%d "
@@ -226,7 +235,7 @@ class Exchange:
         )
         said = [message.as_dict() for message in outcome.conversation if message.role != "system"]
         replies = [_redacted(self.replies[choice].message()) for choice in sorted(self.replies)]
-        if not replies:
+        if not replies and not (assigned and status == "failed"):  # an experiment counts what failed
             return
         service.state.record(
             Transcript(
@@ -240,9 +249,10 @@ class Exchange:
                 route=outcome.route,
                 reason=outcome.reason,
                 release=assistant.release,
-                messages=(*said, replies[0]),
+                messages=(*said, *replies[:1]),
                 made={
                     **self.extension(),
+                    "experiment": assigned and asdict(assigned),
                     "status": status,
                     "found": [found.passage.id for found in outcome.search.found] if outcome.search else [],
                     "usage": asdict(usage),

@@ -41,6 +41,10 @@ class Metrics:
         self.citations = counter("citations", "Citations of sentences.", "outcome", ("kept", "dropped"))
         self.unsupported_figures = counter("unsupported_figures", "Figures in answers that no passage has.")
         self.feedback = counter("feedback", "Opinions of customers on answers.", "thumb", ("up", "down"))
+        self.experiment_requests = counter("experiment_requests", "Chat requests of an experiment.", "arm")
+        self.experiment_feedback = Counter(
+            "assistant_experiment_feedback", "Opinions on its answers.", ("arm", "thumb"), registry=registry
+        )
         reasons = ("limit", "overload", "denied")
         self.rejected = counter("rejected", "Requests that were turned away.", "reason", reasons)
         self.engine_restarts = counter("engine_restarts", "Times that the engine was started again.")

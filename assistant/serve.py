@@ -10,9 +10,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -24,6 +25,7 @@ from assistant.chat import Assistant
 from assistant.engine import Engine
 from assistant.engine_process import EngineProcess, check_port, free_port
 from assistant.exchange import Service
+from assistant.experiment import Experiments, Guard, read_experiment, watch
 from assistant.metrics import Metrics
 from assistant.policy import read_policy
 from assistant.prompt import ID
@@ -32,6 +34,9 @@ from assistant.settings import Settings
 from assistant.state import State, secret
 from assistant.tracing import tracer
 from retrieval.errors import InputError, NotReady, SupportError
+
+if TYPE_CHECKING:
+    from assistant.service import Pages
 
 USUAL_START_S = 90
 """What the engine's start takes on two cores; only the progress bar uses it."""
@@ -42,13 +47,21 @@ _log = logging.getLogger("assistant")
 _BAR = "{desc}: {n:.0f} s {bar} usually {total:.0f} s"
 
 
-def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[str], None]) -> None:
-    """Serve until interrupted; `on_ready` is called with the service's address once it answers.
+def serve(
+    settings: Settings,
+    on_ready: Callable[[str], None],
+    say: Callable[[str], None],
+    pages: Sequence["Pages"] = (),
+    guard: Guard | None = None,
+) -> None:
+    """Serve until interrupted, with `pages` beside the chat; `on_ready` gets the service's address once it answers.
+
+    `guard` says which arms of an experiment break its guardrails; without it nothing stops them.
 
     Raises:
         NotReady: There is no index or no adapter for this base.
-        InputError: The port is taken, the keys, the policy, the prompts or the database cannot be read, or without
-            keys others than this machine could ask.
+        InputError: The port is taken, the keys, the policy, the prompts, the experiment or the database cannot be
+            read, or without keys others than this machine could ask.
         EngineError: The engine did not start.
     """
     signal.signal(signal.SIGTERM, _leave)
@@ -61,6 +74,8 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
             "run: assistant key add NAME, or listen on 127.0.0.1"
         )
     policy, prompts = read_policy(settings.policy), read_prompts(settings.prompts)
+    if settings.experiment or settings.experiment_file.exists():
+        read_experiment(settings.experiment_file)  # a mistake in it shall not wait for the engine
     release = releases.live(settings.releases)
     index_id, adapter = releases.require(release, settings.base)
     from assistant.live import Live, training_record
@@ -99,8 +114,9 @@ def serve(settings: Settings, on_ready: Callable[[str], None], say: Callable[[st
             state=state,
             metrics=Metrics(),
             tracer=tracer(settings.otlp_endpoint),
+            experiments=Experiments(settings.experiment_file, lambda model: assistant.arm(model) is not None),
         )
-        _listen(settings, service, process, on_ready, say)
+        _listen(settings, service, process, on_ready, say, pages, guard)
     finally:
         if process:
             process.stop()
@@ -168,6 +184,8 @@ def _listen(
     process: EngineProcess | None,
     on_ready: Callable[[str], None],
     say: Callable[[str], None],
+    pages: Sequence["Pages"],
+    guard: Guard | None,
 ) -> None:
     import uvicorn
 
@@ -185,8 +203,9 @@ def _listen(
         service,
         settings,
         secret(settings.home),
-        background=lambda: _background(settings, service, process),
+        background=lambda: _background(settings, service, process, guard),
         on_ready=lambda: threading.Thread(target=ready, daemon=True).start(),
+        pages=pages,
     )
     gc.collect()
     gc.freeze()  # a full collection would walk all that is loaded by now, and nobody is answered meanwhile
@@ -200,13 +219,15 @@ def _listen(
     )
 
 
-async def _background(settings: Settings, service: Service, process: EngineProcess | None) -> None:
-    """What goes on beside the requests: following releases, watching the engine, forgetting old transcripts."""
+async def _background(settings: Settings, service: Service, process: EngineProcess | None, guard: Guard | None) -> None:
+    """What goes on beside the requests: following releases, watching engine and experiment, forgetting."""
     from assistant.live import follow
 
     async with asyncio.TaskGroup() as group:
         group.create_task(follow(service.live, settings, process))
         group.create_task(_prune(settings, service.state))
+        if guard and service.experiments:
+            group.create_task(watch(service.experiments, service.state, guard))
         if process:
             group.create_task(process.watch(service.metrics.engine_restarts.inc))
 

@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, StreamingResponse
@@ -26,7 +26,7 @@ from assistant.engine import Piece, Sampling
 from assistant.exchange import Caller, Exchange, Service
 from assistant.redaction import redact
 from assistant.settings import Settings
-from assistant.state import pseudonym
+from assistant.state import State, pseudonym
 from retrieval.errors import (
     AccessDenied,
     EngineError,
@@ -47,6 +47,8 @@ MOST_BODY_BYTES = 256_000
 """Reading a conversation for personal data takes a second for each million digits, while nobody is answered."""
 _CLOSED = 499
 """Nobody reads the reply; nginx's number for it in logs."""
+Pages = Callable[[State, Callable[[Request], Tenant]], APIRouter]
+"""Makes the routes of further pages from the database and a check that a request is an admin's, which says whose."""
 _Result = TypeVar("_Result")
 _log = logging.getLogger("assistant")
 
@@ -57,11 +59,12 @@ def create_app(
     secret: bytes,
     background: Callable[[], Coroutine[Any, Any, None]] | None = None,
     on_ready: Callable[[], None] = lambda: None,
+    pages: Sequence[Pages] = (),
 ) -> FastAPI:
     """The service as an ASGI application.
 
     `secret` makes pseudonyms of customers; `background` runs while the service does; `on_ready` is called once
-    when it accepts requests.
+    when it accepts requests; `pages` are served beside the chat page.
     """
 
     @asynccontextmanager
@@ -93,6 +96,12 @@ def create_app(
         if count:
             service.access.take(tenant, address)
         return tenant, address
+
+    def admin(request: Request) -> Tenant:
+        tenant, _ = admitted(request, count=False)
+        if not tenant.admin:
+            raise HTTPException(403, f"the key of {tenant.name} is not an admin's")
+        return tenant
 
     @app.post(
         "/v1/chat/completions",
@@ -159,7 +168,12 @@ def create_app(
             conversation=redact((asked.metadata or {}).get("conversation", "")) or None,
             traceparent=request.headers.get("traceparent"),
         )
-        return Exchange(service, caller, asked.model, arm, conversation, sampling, whole=not asked.stream)
+        assigned = None
+        if asked.model == "assistant" and service.experiments:
+            assigned = service.experiments.assignment(tenant.name, caller.customer, caller.conversation, conversation)
+        model = assigned.model if assigned else asked.model
+        arm = service.live.assistant.arm(model) or arm
+        return Exchange(service, caller, model, arm, conversation, sampling, not asked.stream, assigned)
 
     @app.get("/v1/models", responses=errors(401))
     async def models(request: Request) -> dict[str, Any]:
@@ -214,6 +228,8 @@ def create_app(
         service.state.feedback(given.id, given.thumb, given.reason, given.correction, tenant.name)
         if given.thumb:
             service.metrics.feedback.labels(given.thumb).inc()
+            if service.experiments and (arm := service.state.experiment_arm(given.id)):
+                service.metrics.experiment_feedback.labels(arm, given.thumb).inc()
         return {"id": given.id}
 
     @app.delete("/v1/customers/{customer:path}", responses=errors(400, 401, 403, 404, 503))
@@ -223,9 +239,7 @@ def create_app(
         tenant: Annotated[str | None, Query(max_length=64, description="Whose customer; by default the key's.")] = None,
     ) -> dict[str, int]:
         """Delete all transcripts and feedback of a customer, by the id that came as `user`; needs an admin's key."""
-        caller, _ = admitted(request, count=False)
-        if not caller.admin:
-            raise HTTPException(403, f"the key of {caller.name} is not an admin's")
+        caller = admin(request)
         return {"deleted": service.state.forget(pseudonym(tenant or caller.name, customer, secret))}
 
     @app.get("/healthz")
@@ -255,13 +269,13 @@ def create_app(
     @app.get("/metrics", response_class=PlainTextResponse, responses=errors(401, 403))
     async def metrics(request: Request) -> Response:
         """Metrics for Prometheus, the engine's among them; needs an admin's key where there are keys."""
-        tenant, _ = admitted(request, count=False)
-        if not tenant.admin:
-            raise HTTPException(403, f"the key of {tenant.name} is not an admin's")
+        admin(request)
         service.metrics.show(service, ready=await not_ready() is None)
         text = service.metrics.render(await service.live.assistant.engine.metrics())
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
+    for page in pages:
+        app.include_router(page(service.state, admin))
     _serve_page(app, settings.embed_origins)
     _answer_errors(app, service)
     app.add_middleware(_Door, service=service)
@@ -271,20 +285,24 @@ def create_app(
     return app
 
 
-def _serve_page(app: FastAPI, embed_origins: tuple[str, ...]) -> None:
+def page_headers(embed_origins: tuple[str, ...] = ()) -> dict[str, str]:
+    """Headers of a page that runs no script but its own, and that others than `embed_origins` may not frame."""
     ancestors = " ".join(("'self'", *embed_origins))
     policy = (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         f"base-uri 'none'; form-action 'none'; frame-ancestors {ancestors}; "
         "require-trusted-types-for 'script'; trusted-types dompurify"
     )
-    headers = {
+    return {
         "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",
     }
-    document = (PAGE / "index.html").read_bytes()
+
+
+def _serve_page(app: FastAPI, embed_origins: tuple[str, ...]) -> None:
+    document, headers = (PAGE / "index.html").read_bytes(), page_headers(embed_origins)
 
     @app.get("/", include_in_schema=False)
     def page() -> Response:

@@ -80,6 +80,10 @@ class Settings(BaseSettings):
         None,
         description="YAML file of API keys and quotas; default: keys.yaml in the home, written by `assistant key`.",
     )
+    experiment: Path | None = Field(
+        None,
+        description="YAML file of an experiment on customers; default: experiment.yaml in the home, if there is one.",
+    )
     database: str | None = Field(
         None,
         description="Where transcripts and feedback are kept, such as postgresql://user:password@host/name; default: "
@@ -138,12 +142,20 @@ class Settings(BaseSettings):
         return self.home / "runs"
 
     @property
+    def evaluations(self) -> Path:
+        return self.home / "evaluations"
+
+    @property
     def logs(self) -> Path:
         return self.home / "logs"
 
     @property
     def keys_file(self) -> Path:
         return self.keys or self.home / "keys.yaml"
+
+    @property
+    def experiment_file(self) -> Path:
+        return self.experiment or self.home / "experiment.yaml"
 
     @property
     def database_url(self) -> str:

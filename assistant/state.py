@@ -1,6 +1,7 @@
-"""What was answered and what customers thought of it: transcripts and feedback, in SQLite or PostgreSQL.
+"""What was answered and what people thought of it: transcripts, feedback and votes, in SQLite or PostgreSQL.
 
-One table: feedback stands in the row of the reply that it is about, so that it is deleted, exported and kept with it.
+Feedback stands in the row of the reply that it is about, so that it is deleted, exported and kept with it. Votes are
+about the answers of an evaluation, and hold nothing of a customer's.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Select,
     Table,
     Text,
     Update,
@@ -56,6 +58,7 @@ MOST_WAITING = 10_000
 """Transcripts kept in memory while the database cannot be reached."""
 PATIENCE_S = 10.0
 """How long a caller waits for a database that cannot be reached, or that another process keeps locked."""
+MOST_JUDGE_CHARACTERS = 60
 _GATHER_S = 0.05
 _AT_ONCE = 256
 """Rows in one transaction, or in one page of an export."""
@@ -89,6 +92,42 @@ _transcripts = Table(
     Column("correction", Text),
     Index("transcripts_by_time", "at", "id"),
 )
+_votes = Table(
+    "votes",
+    _tables,
+    Column("run", Text, primary_key=True),
+    Column("case_id", Text, primary_key=True),
+    Column("judge", Text, primary_key=True),
+    Column("left_arm", Text, nullable=False),
+    Column("right_arm", Text, nullable=False),
+    Column("preferred", Text, nullable=False),
+    Column("reasons", JSON, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a request, without what was said."""
+
+    id: str
+    at: datetime
+    tenant: str
+    customer: str | None
+    conversation: str | None
+    route: str
+    thumb: str | None
+    status: str
+    engine_failed: bool
+    """It was answered without the engine."""
+    first_ms: float
+    """0 without a reply."""
+    total_ms: float
+    experiment: str | None
+    arm: str | None
+    """Of the experiment."""
+    unit: str | None
+    opening: str | None
 
 
 @dataclass(frozen=True)
@@ -116,8 +155,23 @@ class Transcript:
     """All else about how it was made, as JSON: adapter, index, citations, usage, milliseconds of each stage."""
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What a person preferred of two answers to a case of an evaluation, shown side by side."""
+
+    run: str
+    """Id of the evaluation."""
+    case_id: str
+    judge: str
+    left_arm: str
+    right_arm: str
+    preferred: Literal["left", "right", "tie"]
+    reasons: tuple[str, ...]
+    at: datetime
+
+
 class State:
-    """An open database of transcripts. Every method may be called from any thread.
+    """An open database of transcripts and votes. Every method may be called from any thread.
 
     One thread writes: what was recorded while it committed becomes its next transaction. A database that cannot be
     reached is tried again until it answers.
@@ -249,23 +303,88 @@ class State:
                 "Replies are deleted after their retention, and when a customer is forgotten"
             )
 
+    def vote(self, judgement: Judgement) -> None:
+        """Keep a judge's vote, in place of an earlier one on the same case; it is on the disk when this returns.
+
+        The judge's name is redacted here.
+
+        Raises:
+            InputError: The judge's name is empty, or too long.
+            StorageError: The database cannot be reached.
+        """
+        row = {**vars(judgement), "judge": _judge(judgement.judge), "at": _utc(judgement.at)}
+        new = (sqlite.insert(_votes) if self._in_file else postgresql.insert(_votes)).values(row)
+        with self._answering(), self._engine.begin() as connection:
+            connection.execute(new.on_conflict_do_update(index_elements=_votes.primary_key.columns, set_=row))
+
+    def unvote(self, run: str, case_id: str, judge: str) -> bool:
+        """Take a vote back, and say whether there was one; raises as `vote` does."""
+        columns = _votes.c
+        which = (columns.run == run) & (columns.case_id == case_id) & (columns.judge == _judge(judge))
+        return self._rows_changed(delete(_votes).where(which)) > 0
+
+    def votes(self, run: str) -> Iterator[Judgement]:
+        """The votes on an evaluation's answers, in order of time.
+
+        Raises:
+            StorageError: The database cannot be reached.
+        """
+        query = select(_votes).where(_votes.c.run == run).order_by(_votes.c.at, _votes.c.case_id, _votes.c.judge)
+        with self._answering(), self._engine.connect() as connection:
+            rows = connection.execute(query).mappings().all()
+        for row in rows:
+            yield Judgement(**{**row, "reasons": tuple(row["reasons"]), "at": _utc(row["at"])})
+
     def export(self, since: datetime | None = None) -> Iterator[dict[str, Any]]:
         """Whole answers in order of time as lines of a log, in the format that finetune/logs/formats.py describes.
 
         Raises:
             StorageError: The database cannot be reached.
         """
+        for row in self._rows(select(_transcripts), since):
+            if row["made"].get("status", "answered") == "answered":
+                yield _line(row)
+
+    def recorded(self, since: datetime) -> Iterator[Recorded]:
+        """What became of each request from a time on, in order of time; failed ones of an experiment among them.
+
+        Raises:
+            StorageError: The database cannot be reached.
+        """
+        columns, made = _transcripts.c, _transcripts.c.made
+        query = select(
+            *(columns.id, columns.at, columns.tenant, columns.customer, columns.conversation, columns.route),
+            columns.thumb,
+            made["status"].as_string().label("status"),
+            made["degraded"].as_string().label("degraded"),
+            made["ms", "first"].as_float().label("first_ms"),
+            made["ms", "total"].as_float().label("total_ms"),
+            made["experiment", "name"].as_string().label("experiment"),
+            made["experiment", "arm"].as_string().label("arm"),
+            made["experiment", "unit"].as_string().label("unit"),
+            made["experiment", "opening"].as_string().label("opening"),
+        )
+        for row in self._rows(query, since):
+            degraded = row.pop("degraded") or ""
+            row |= {"at": _utc(row["at"]), "status": row["status"] or "answered", "engine_failed": "engine" in degraded}
+            yield Recorded(**row | {name: row[name] or 0.0 for name in ("first_ms", "total_ms")})
+
+    def experiment_arm(self, reply: str) -> str | None:
+        """The arm of the experiment that a reply belongs to, if it does to one."""
+        arm = _transcripts.c.made["experiment", "arm"].as_string()
+        with self._answering(), self._engine.connect() as connection:
+            return connection.scalar(select(arm).where(_transcripts.c.id == _storable(reply)))
+
+    def _rows(self, rows_of: Select[Any], since: datetime | None) -> Iterator[dict[str, Any]]:
         self.flush()
         columns = _transcripts.c
-        query = select(_transcripts).order_by(columns.at, columns.id).limit(_AT_ONCE)
+        query = rows_of.order_by(columns.at, columns.id).limit(_AT_ONCE)
         page = query if since is None else query.where(columns.at >= _utc(since))
         # A page is a transaction of its own: one that lasted as long as its reader would keep deleted text in the log.
         while True:
             with self._answering(), self._engine.connect() as connection:
                 rows = connection.execute(page).mappings().all()
-            for row in rows:
-                if row["made"].get("status", "answered") == "answered":
-                    yield _line(dict(row))
+            yield from map(dict, rows)
             if len(rows) < _AT_ONCE:
                 return
             at, id = _utc(rows[-1]["at"]), rows[-1]["id"]
@@ -479,6 +598,13 @@ def _utc(at: datetime) -> datetime:
 def _storable(text: str) -> str:
     """`text` without zero bytes, which PostgreSQL cannot hold, and halves of surrogate pairs, which nothing can."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def _judge(name: str) -> str:
+    judge = redact(_storable(name).strip())
+    if not 0 < len(judge) <= MOST_JUDGE_CHARACTERS:
+        raise InputError(f"a judge's name has {len(judge)} characters; give one of 1 to {MOST_JUDGE_CHARACTERS}")
+    return judge
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from retrieval.encoder import Encoder
 
 PROMPTS = ("plain", "short", "one-example", "three-examples")
-MOST_TRIED = 40
+MOST_TRIED = 24
 """Development cases that each prompt of each arm is tried on."""
 
 

@@ -73,7 +73,7 @@ def sample_ratio(counts: Sequence[int], shares: Sequence[float]) -> float:
 
     Below `ALARM` the split is broken and no comparison of the arms holds; Fabijan and others, "Diagnosing sample ratio
     mismatch in online controlled experiments" (2019). So strict a threshold since one looks often: after each 20 of
-    2,000 customers, a split that is right raises an alarm in about 2 of 100 experiments.
+    2,000 customers, a split that is right raises an alarm in one or two of 100 experiments.
 
     Raises:
         InputError: There are not as many shares as counts, or a share is not above 0.

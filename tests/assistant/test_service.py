@@ -155,6 +155,7 @@ def test_a_reply_has_openais_shape_and_the_extension(client: TestClient, index: 
         "index": index.id,
         "release": "r1",
         "prompt": ID,
+        "experiment": None,
     }
     assert reply["assistant"]["notice"]
     assert REFUND[30:50] == "Refunds take 5 days."
@@ -573,4 +574,11 @@ def test_the_openapi_names_keys_errors_and_examples(client: TestClient) -> None:
 
 def test_the_models_are_the_ways_to_answer(client: TestClient) -> None:
     names = [model["id"] for model in client.get("/v1/models").json()["data"]]
-    assert names == ["assistant", "assistant:rag+lora", "assistant:rag", "assistant:lora", "assistant:base", "assistant:quoted"]
+    assert names == [
+        "assistant",
+        "assistant:rag+lora",
+        "assistant:rag",
+        "assistant:lora",
+        "assistant:base",
+        "assistant:quoted",
+    ]

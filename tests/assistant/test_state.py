@@ -20,7 +20,7 @@ from sqlalchemy import event
 
 from assistant import state as module
 from assistant.prompt import Message
-from assistant.state import State, Transcript, UnknownReply, pseudonym, secret
+from assistant.state import Judgement, Recorded, State, Transcript, UnknownReply, pseudonym, secret
 from finetune.logs import Conversation, read_logs
 from retrieval.errors import InputError, StorageError
 
@@ -40,6 +40,8 @@ REFUND = Transcript(
     messages=({"role": "user", "content": "How long?"}, {"role": "assistant", "content": "180 days."}),
     made={"index": "i1", "ms": {"search": 12}},
 )
+
+VOTE = Judgement("run-1", "case-1", "anna", "rag", "rag+lora", "right", ("correctness",), NOON)
 
 
 def numbered(number: int, **fields: Any) -> Transcript:
@@ -104,7 +106,8 @@ def everything(url: str) -> bytes:
     if url.startswith("sqlite"):
         return b"".join(file.read_bytes() for file in file_of(url).parent.iterdir())
     with psycopg.connect(url) as connection:
-        rows = connection.execute("SELECT transcripts::text FROM transcripts").fetchall()
+        query = "SELECT transcripts::text FROM transcripts UNION ALL SELECT votes::text FROM votes"
+        rows = connection.execute(query).fetchall()
     return "\n".join(text for (text,) in rows).encode()
 
 
@@ -320,6 +323,65 @@ def test_characters_that_a_database_cannot_hold_are_left_out_of_feedback(state: 
     assert [line["feedback"] for line in state.export()] == [{"reason": "wrong ?"}]
 
 
+# Votes
+
+
+def test_a_judges_last_vote_on_a_case_counts(state: State) -> None:
+    later = replace(VOTE, preferred="tie", reasons=(), at=NOON + timedelta(minutes=1))
+    state.vote(VOTE)
+    assert list(state.votes("run-1")) == [VOTE]
+    state.vote(later)
+    assert list(state.votes("run-1")) == [later]
+
+
+def test_votes_are_those_of_one_run_in_order_of_time(state: State) -> None:
+    others = [replace(VOTE, **{name: "other"}) for name in ("run", "case_id", "judge")]
+    for minutes, vote in enumerate([VOTE, *others]):
+        state.vote(replace(vote, at=NOON - timedelta(minutes=minutes)))
+    assert [(vote.case_id, vote.judge) for vote in state.votes("run-1")] == [
+        ("case-1", "other"),
+        ("other", "anna"),
+        ("case-1", "anna"),
+    ]
+    assert list(state.votes("run-2")) == []
+
+
+def test_a_vote_can_be_taken_back(state: State) -> None:
+    state.vote(VOTE)
+    assert not state.unvote("run-1", "case-1", "bert")
+    assert state.unvote("run-1", "case-1", "anna")
+    assert not state.unvote("run-1", "case-1", "anna")
+    assert list(state.votes("run-1")) == []
+
+
+def test_a_card_number_in_a_judges_name_never_reaches_the_database(url: str, state: State) -> None:
+    state.vote(replace(VOTE, judge=f" anna {CARD}\0"))
+    assert [vote.judge for vote in state.votes("run-1")] == ["anna <CARD_1>"]
+    assert b"rag+lora" in everything(url) and b"1111" not in everything(url)
+    assert state.unvote("run-1", "case-1", f"anna {CARD}")
+
+
+@pytest.mark.parametrize(("judge", "length"), [(" ", 0), ("a" * 61, 61)])
+def test_a_judges_name_that_is_empty_or_too_long_is_refused(state: State, judge: str, length: int) -> None:
+    with pytest.raises(InputError, match=f"has {length} characters; give one of 1 to 60"):
+        state.vote(replace(VOTE, judge=judge))
+
+
+def test_a_vote_that_has_returned_survives_a_kill(url: str, open_state: Callable[[str], State]) -> None:
+    with child(f'State({url!r}).vote(VOTE); print("kept", flush=True); time.sleep(60)') as process:
+        assert process.stdout.readline() == "kept\n"
+        process.kill()
+    assert list(open_state(url).votes("run-1")) == [VOTE]
+
+
+def test_a_database_from_before_there_were_votes_takes_them(url: str, open_state: Callable[[str], State]) -> None:
+    open_state(url).close()
+    execute(url, "DROP TABLE votes")
+    state = open_state(url)
+    state.vote(VOTE)
+    assert list(state.votes("run-1")) == [VOTE]
+
+
 # Crashes, outages, several processes
 
 
@@ -427,6 +489,37 @@ def test_an_export_is_in_order_of_time_over_many_pages(state: State) -> None:
         state.record(replace(numbered(number), at=NOON + timedelta(minutes=number // 100)))  # a hundred at a time
     assert ids(state) == [f"chatcmpl-{number}" for number in range(1000, 1600)]
     assert ids(state, since=NOON + timedelta(minutes=15)) == [f"chatcmpl-{number}" for number in range(1500, 1600)]
+
+
+def test_what_became_of_requests_is_read_without_what_was_said(state: State) -> None:
+    assigned = {"name": "e1", "arm": "rag", "unit": "u1", "opening": "o1"}
+    made = {"status": "failed", "degraded": ["engine"], "ms": {"first": 0.5, "total": 12}, "experiment": assigned}
+    state.record(numbered(1))
+    state.record(numbered(2, made=made, route="adapter"))
+    state.record(numbered(3, made={"experiment": None}))
+    state.feedback("chatcmpl-2", "down", None, None)
+    before, failed, outside = state.recorded(NOON)
+    assert failed == Recorded(
+        id="chatcmpl-2",
+        at=NOON + timedelta(minutes=2),
+        tenant="shop",
+        customer="c1",
+        conversation="talk-1",
+        route="adapter",
+        thumb="down",
+        status="failed",
+        engine_failed=True,
+        first_ms=0.5,
+        total_ms=12.0,
+        experiment="e1",
+        arm="rag",
+        unit="u1",
+        opening="o1",
+    )
+    assert (before.status, before.total_ms, before.experiment) == ("answered", 0.0, None)
+    assert (outside.arm, outside.unit, outside.engine_failed) == (None, None, False)
+    assert [state.experiment_arm(f"chatcmpl-{number}") for number in (1, 2, 3, 9)] == [None, "rag", None, None]
+    assert len(list(state.recorded(NOON + timedelta(minutes=2)))) == 2
 
 
 # Forgetting

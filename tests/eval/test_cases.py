@@ -5,6 +5,7 @@ import pytest
 
 from eval.cases import Case, read_cases
 from retrieval.errors import InputError
+from retrieval.files import sha256
 
 
 def write(path: Path, *cases: object) -> Path:
@@ -65,3 +66,30 @@ def test_a_limit_draws_the_same_cases_every_time_in_their_order(tmp_path: Path) 
     assert len(set(drawn)) == 10
     assert len(read_cases(path, limit=1000)) == 100
     assert drawn != [int(case.query or "") for case in read_cases(path, limit=10, seed=8)]
+
+
+COMPANY = Path(__file__).parents[2] / "eval" / "company"
+KNOWLEDGE = Path(__file__).parents[2] / "knowledge"
+
+
+def test_the_companys_cases_are_those_whose_hashes_were_committed_before_training() -> None:
+    lines = (COMPANY / "SHA256SUMS").read_text().splitlines()
+    hashes = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    assert {path.name: sha256(path) for path in COMPANY.glob("*.jsonl")} == hashes
+
+
+def test_the_companys_cases_cover_every_article_and_every_kind_in_both_languages() -> None:
+    cases = read_cases(sorted(COMPANY.glob("[ez]*.jsonl")))
+    assert len(cases) >= 300
+    named = {path for case in cases for path in case.relevant}
+    assert named == {path.relative_to(KNOWLEDGE).as_posix() for path in KNOWLEDGE.glob("*/*.md")}
+    kinds = {"hit", "numbers", "trap", "multi-turn", "conflict", "injection", "miss", "unanswerable"}
+    for language in ("en", "zh"):
+        assert {case.slice for case in cases if case.lang == language} == kinds
+
+
+def test_two_cases_with_one_id_are_named_with_both_places(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text('{"id": "one", "query": "Why?"}\n')
+    with pytest.raises(InputError, match=r"b\.jsonl:1: id 'one' is that of .*a\.jsonl:1 too"):
+        read_cases([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
