@@ -48,7 +48,26 @@ class ChatMessage(BaseModel):
         )
 
 
-class ChatRequest(BaseModel):
+class Conversation(BaseModel):
+    model: str = Field("assistant", max_length=200, description=f"How to answer; one of: {', '.join(ARMS)}.")
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)] = Field(
+        description="The conversation; it ends with the customer's message, or with what tools replied after it. "
+        "System messages are ignored: the assistant has its own."
+    )
+
+
+class Reference(Conversation):
+    """An answer that somebody else gave."""
+
+    answer: str = Field(min_length=1, max_length=20_000)
+
+
+class Likelihood(BaseModel):
+    log_probability: float | None = Field(description="Natural logarithm; null where no model would answer.")
+    tokens: int = Field(description="Of the answer, the mark of its end among them.")
+
+
+class ChatRequest(Conversation):
     """A chat completion request as OpenAI defines it; fields not named here are ignored."""
 
     model_config = ConfigDict(
@@ -63,11 +82,6 @@ class ChatRequest(BaseModel):
         }
     )
 
-    model: str = Field("assistant", max_length=200, description=f"How to answer; one of: {', '.join(ARMS)}.")
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)] = Field(
-        description="The conversation; it ends with the customer's message, or with what tools replied after it. "
-        "System messages are ignored: the assistant has its own."
-    )
     stream: bool = False
     stream_options: _Object | None = Field(None, description='`{"include_usage": true}` adds a last chunk with usage.')
     max_tokens: int | None = Field(None, ge=1)

@@ -25,7 +25,7 @@ from assistant.settings import Settings
 from assistant.tracing import Span
 from assistant.verification import Verifier
 from retrieval.errors import EngineError
-from retrieval.index import Index, Search
+from retrieval.index import Found, Index, Search
 from retrieval.language import Language, language_of
 
 Route = Literal["grounded", "quoted", "adapter", "clarify", "refuse", "handoff"]
@@ -126,20 +126,9 @@ class Assistant:
             EngineError: The engine cannot be reached, or failed.
             InputError: The conversation is too long for the engine.
         """
-        async with self.reading:
-            await asyncio.sleep(0)  # whoever is not reading has its turn between two conversations
-            redactor = Redactor()
-            outcome.conversation = conversation = _redacted(conversation, redactor)
-            sampling = _redacted_sampling(sampling, redactor)
-            question = next(message.content for message in reversed(conversation) if message.role == "user")
-            outcome.language = language = language_of(question)
-            outcome.reason = self.policy.handoff(conversation)
-        if arm.rag and outcome.reason is None:
-            with span.retrieval():
-                await self._search(conversation, language, outcome)
-        outcome.route = self._route(question, arm, outcome)
-        span.routed(outcome.route)
-        found = outcome.search.found if outcome.search and outcome.search.hit else ()
+        redactor = Redactor()
+        found = await self._decided(conversation, arm, redactor, outcome, span)
+        sampling, language = _redacted_sampling(sampling, redactor), outcome.language
         citer = Citer(found)
         outcome.citations = citer.citations
 
@@ -149,11 +138,7 @@ class Assistant:
             return
         begun = False
         if outcome.route != "quoted":
-            model = self.adapter if arm.lora else BASE_NAME
-            asked = arm.prompt
-            messages = prompt.build(
-                conversation, [each.passage for each in found], asked.instructions, asked.examples.get(language, ())
-            )
+            model, messages = self._asked(arm, outcome, found)
             try:
                 with span.generation(model, sampling) as generation:
                     async for piece in self._verified(model, messages, sampling, citer, outcome, whole):
@@ -168,9 +153,47 @@ class Assistant:
                 outcome.route = "quoted"
                 outcome.degraded.append("engine")
                 span.routed(outcome.route)
-        lines = await asyncio.to_thread(quote, question, found, self.index, citer)
+        lines = await asyncio.to_thread(quote, _question(outcome.conversation), found, self.index, citer)
         for piece in _whole(f"{QUOTED[language]}\n{lines}", sampling):
             yield piece
+
+    async def likelihood(
+        self, conversation: Sequence[Message], arm: Arm, answer: str, outcome: Outcome
+    ) -> tuple[float, int] | None:
+        """The log probability of `answer` in place of the model's, and its tokens; None where no model would answer.
+
+        Raises:
+            EngineError, InputError: As `answer` says.
+        """
+        redactor = Redactor()
+        found = await self._decided(conversation, arm, redactor, outcome, Span(None, None))
+        if outcome.route not in ("grounded", "adapter"):
+            return None
+        return await self.engine.likelihood(*self._asked(arm, outcome, found), redactor(answer))
+
+    async def _decided(
+        self, conversation: Sequence[Message], arm: Arm, redactor: Redactor, outcome: Outcome, span: Span
+    ) -> Sequence[Found]:
+        """Read the conversation, search, and choose the route; returned are the passages of a hit."""
+        async with self.reading:
+            await asyncio.sleep(0)  # whoever is not reading has its turn between two conversations
+            outcome.conversation = _redacted(conversation, redactor)
+            question = _question(outcome.conversation)
+            outcome.language = language_of(question)
+            outcome.reason = self.policy.handoff(outcome.conversation)
+        if arm.rag and outcome.reason is None:
+            with span.retrieval():
+                await self._search(outcome.conversation, outcome.language, outcome)
+        outcome.route = self._route(question, arm, outcome)
+        span.routed(outcome.route)
+        return outcome.search.found if outcome.search and outcome.search.hit else ()
+
+    def _asked(self, arm: Arm, outcome: Outcome, found: Sequence[Found]) -> tuple[str, list[Message]]:
+        """The model that answers, and the messages for it."""
+        examples = arm.prompt.examples.get(outcome.language, ())
+        passages = [each.passage for each in found]
+        messages = prompt.build(outcome.conversation, passages, arm.prompt.instructions, examples)
+        return self.adapter if arm.lora else BASE_NAME, messages
 
     async def _search(self, conversation: Sequence[Message], language: Language, outcome: Outcome) -> None:
         started = time.monotonic()
@@ -224,6 +247,10 @@ class Assistant:
             logprobs = None if instead else piece.logprobs
             if text or piece.tool_calls or logprobs or piece.finish_reason:
                 yield replace(piece, text=text, logprobs=logprobs)
+
+
+def _question(conversation: Sequence[Message]) -> str:
+    return next(message.content for message in reversed(conversation) if message.role == "user")
 
 
 def _redacted(conversation: Sequence[Message], redactor: Redactor) -> list[Message]:

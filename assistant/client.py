@@ -21,7 +21,12 @@ def complete(url: str, model: str, messages: list[dict[str, str]], key: str | No
         Overloaded: It asks to come back later.
         EngineError: It answered with another error.
     """
-    with _ask(url, CHAT, key, {"model": model, "messages": messages}) as reply:
+    return post(url, CHAT, key, {"model": model, "messages": messages})
+
+
+def post(url: str, path: str, key: str | None, body: dict[str, Any]) -> dict[str, Any]:
+    """What a route of the service answers to `body`; raises as `complete` does."""
+    with _ask(url, path, key, body) as reply:
         return dict(json.load(reply))
 
 

@@ -118,6 +118,39 @@ class Engine:
         async with self._client().post(f"{self.url}/tokenize", json=body) as reply:
             return list((await reply.json())["tokens"])
 
+    async def likelihood(self, model: str, messages: list[Message], answer: str) -> tuple[float, int]:
+        """The log probability of `answer` after `messages`, and its tokens, the mark of its end among them.
+
+        vLLM gives those of a prompt (`prompt_logprobs`), so the answer is made a part of it.
+
+        Raises:
+            EngineUnavailable, InputError, EngineError: As `answer` says.
+        """
+        self._check_ready()
+        prefix = await self.tokens(model, messages)
+        body = {
+            "model": model,
+            "messages": [message.as_dict() for message in (*messages, Message("assistant", answer))],
+            "chat_template_kwargs": prompt.TEMPLATE_ARGUMENTS,
+            "add_generation_prompt": False,
+            "max_tokens": 1,
+            "prompt_logprobs": 0,
+            "return_token_ids": True,
+        }
+        try:
+            async with self._client().post(
+                f"{self.url}/v1/chat/completions", data=_json(body), headers=_JSON, timeout=self._whole_timeout
+            ) as reply:
+                if reply.status >= 400:
+                    raise _refusal(reply.status, await reply.text())
+                told = orjson.loads(await reply.read())
+            scored = list(zip(told["prompt_token_ids"], told["prompt_logprobs"], strict=True))[len(prefix) :]
+            return sum(of[str(token)]["logprob"] for token, of in scored), len(scored)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._gone(error) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineError(f"the engine gives no probabilities of a prompt ({type(error).__name__})") from error
+
     async def load(self, adapter: str, folder: Path) -> None:
         """Serve the adapter in `folder` under the name `adapter` too.
 

@@ -21,9 +21,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant.access import Tenant
-from assistant.api import ChatCompletion, ChatRequest, Feedback, errors
+from assistant.api import ChatCompletion, ChatRequest, Conversation, Feedback, Likelihood, Reference, errors
+from assistant.chat import Arm, Outcome
 from assistant.engine import Piece, Sampling
 from assistant.exchange import Caller, Exchange, Service
+from assistant.prompt import Message as Turn
 from assistant.redaction import redact
 from assistant.settings import Settings
 from assistant.state import State, pseudonym
@@ -144,14 +146,8 @@ def create_app(
         )
 
     def _exchange(asked: ChatRequest, request: Request, tenant: Tenant, address: str) -> Exchange:
-        arm = service.live.assistant.arm(asked.model)
-        if arm is None:
-            known = f"{', '.join(_arms())}; each also with @ and one of: {', '.join(service.live.assistant.prompts)}"
-            raise HTTPException(404, f"model {asked.model!r} does not exist; one of: {known}")
-        conversation = [message.plain() for message in asked.messages]
-        spoken = [message for message in conversation if message.role == "user"]
-        if conversation[-1].role not in ("user", "tool") or not spoken or not spoken[-1].content.strip():
-            raise HTTPException(400, "the last message must be the user's, or a tool's after it, and not be empty")
+        arm = _arm(asked.model)
+        conversation = _conversation(asked)
         most = settings.max_answer_tokens
         sampling = Sampling(
             max_tokens=min(asked.max_completion_tokens or asked.max_tokens or most, most),
@@ -175,6 +171,16 @@ def create_app(
         arm = service.live.assistant.arm(model) or arm
         return Exchange(service, caller, model, arm, conversation, sampling, not asked.stream, assigned)
 
+    @app.post("/v1/likelihood", responses=errors(400, 401, 403, 404, 413, 500, 503))
+    async def likelihood(asked: Reference, request: Request) -> Likelihood:
+        """How likely a given answer is to a way to answer; for evaluations, needs an admin's key."""
+        admin(request)
+        arm, conversation = _arm(asked.model), _conversation(asked)
+        async with service.admission.turn():
+            with service.live.use() as assistant:
+                found = await assistant.likelihood(conversation, arm, asked.answer, Outcome())
+        return Likelihood(log_probability=found and found[0], tokens=found[1] if found else 0)
+
     @app.get("/v1/models", responses=errors(401))
     async def models(request: Request) -> dict[str, Any]:
         """The ways to answer, as models."""
@@ -189,6 +195,14 @@ def create_app(
         if model not in _arms():
             raise HTTPException(404, f"model {model!r} does not exist; one of: {', '.join(_arms())}")
         return {"id": model, "object": "model", "created": 0, "owned_by": "assistant"}
+
+    def _arm(model: str) -> Arm:
+        assistant = service.live.assistant
+        arm = assistant.arm(model)
+        if arm is None:
+            known = f"{', '.join(assistant.arms)}; each also with @ and one of: {', '.join(assistant.prompts)}"
+            raise HTTPException(404, f"model {model!r} does not exist; one of: {known}")
+        return arm
 
     def _arms() -> list[str]:
         return list(service.live.assistant.arms)
@@ -299,6 +313,14 @@ def page_headers(embed_origins: tuple[str, ...] = ()) -> dict[str, str]:
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",
     }
+
+
+def _conversation(asked: Conversation) -> list[Turn]:
+    said = [message.plain() for message in asked.messages]
+    spoken = [message for message in said if message.role == "user"]
+    if said[-1].role not in ("user", "tool") or not spoken or not spoken[-1].content.strip():
+        raise HTTPException(400, "the last message must be the user's, or a tool's after it, and not be empty")
+    return said
 
 
 def _serve_page(app: FastAPI, embed_origins: tuple[str, ...]) -> None:

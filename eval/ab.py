@@ -7,14 +7,17 @@ cases × arms {rag, rag+lora, base, lora, quoted} → each arm's best prompt, on
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from eval import report, scorers
 from eval.answers import Answer, written
-from eval.asking import SEED, Asked, Asker
+from eval.asking import CONCURRENCY, SEED, Asked, Asker
 from eval.cases import Case
 from eval.judge import Duel, Judge
 from eval.metrics import PRIMARY, Score
@@ -41,6 +44,8 @@ class Plan:
     development: Sequence[Case] = ()
     """Cases that each arm's prompt is chosen on; without them all are asked with the plain one."""
     prompts: Sequence[str] = PROMPTS
+    perplexity: bool = False
+    """Also measure how surprising each reference is to each arm: a request more for each answer."""
     about: str = ""
     """For the reader: what the cases are, and whether people or a program wrote them."""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -82,6 +87,9 @@ def evaluate(
     chosen = {arm: _way(arm, tried[arm]) for arm in plan.arms}
     asked = asker.ask(plan.cases, list(dict.fromkeys(chosen.values())), progress)
     scored = {arm: _scored(plan.cases, asked, way, models) for arm, way in chosen.items()}
+    if plan.perplexity:
+        for arm, way in chosen.items():
+            _add_perplexity(plan.cases, scored[arm], way, asker, progress)
     judged = _judge(plan, scored, models.judge, progress) if models.judge else None
     name = content_id(
         json.dumps([case.model_dump() for case in plan.cases]), *chosen.values(), json.dumps(asker.parts), str(tried)
@@ -144,6 +152,14 @@ def _scored(cases: Sequence[Case], asked: Asked, way: str, models: Models) -> di
 def _add(found: dict[str, Scored], cases: Sequence[Case], metric: str, scores: Sequence[Score]) -> None:
     for case, score in zip(cases, scores, strict=True):
         found[case.id].scores[metric] = score
+
+
+def _add_perplexity(cases: Sequence[Case], found: Mapping[str, Scored], way: str, asker: Asker, progress: bool) -> None:
+    asked = [case for case in cases if case.id in found]
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        measured = pool.map(lambda case: asker.perplexity(case, way), asked)
+        for case, value in zip(asked, tqdm(measured, way, len(asked), disable=not progress, unit="case"), strict=True):
+            found[case.id].scores["reference perplexity"] = Score(value)
 
 
 def _judge(plan: Plan, scored: Mapping[str, dict[str, Scored]], judge: Judge, progress: bool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Cases asked through the running service, as its customers ask; what was answered before is not asked again."""
 
 import json
+import math
 import random
 import re
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from assistant.client import get, stream
+from assistant.client import get, post, stream
 from eval.answers import Answer, Cost, Shown, read_answers, written
 from eval.cases import Case
 from retrieval.errors import EngineError, InputError, Overloaded, SupportError
@@ -99,6 +100,18 @@ class Asker:
                     if new:
                         self._ask_block(new, way, asked, pool, bar)
         return asked
+
+    def perplexity(self, case: Case, way: str) -> float | None:
+        """How surprising the reference is to a way to answer; None without one, or where no model would answer.
+
+        Raises:
+            EngineError: The service, or an engine that is not vLLM, gives no such thing; it also needs an admin's key.
+        """
+        if not case.reference:
+            return None
+        body = {"model": f"assistant:{way}", "messages": case.conversation(), "answer": case.reference}
+        told = post(self.url, "/v1/likelihood", self._key, body)
+        return math.exp(-told["log_probability"] / told["tokens"]) if told["tokens"] else None
 
     def _known(self, block: Sequence[Case], before: dict[str, Answer]) -> Iterator[tuple[str, Answer]]:
         for case in block:

@@ -55,6 +55,7 @@ def retrieval(cases: Path, lang: str | None, limit: int | None, as_json: bool, *
 @click.option("--lang", type=click.Choice(["en", "zh"]), help="Only cases in this language.")
 @click.option("--limit", type=click.IntRange(1), help="At most this many cases, drawn with a fixed seed.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer; by default the service's.")
+@click.option("--perplexity", is_flag=True, help="Also how surprising each reference is to each arm.")
 @click.option("--about", default="", help="What the cases are, for the reader of the report.")
 @click.option("--entailment", help="Cross-encoder that judges whether passages entail an answer: folder or hub id.")
 @click.option("--judge-url", help="OpenAI-compatible address of a judge model; questions and answers are sent there.")
@@ -71,6 +72,7 @@ def ab(
     lang: str | None,
     limit: int | None,
     max_tokens: int | None,
+    perplexity: bool,
     about: str,
     entailment: str | None,
     judge_url: str | None,
@@ -107,6 +109,7 @@ def ab(
         arms=arms.split(","),
         development=read_cases(develop, lang) if develop else (),
         prompts=prompts.split(","),
+        perplexity=perplexity,
         about=about,
         files={path.name: sha256(path) for path in cases},
     )

@@ -70,6 +70,10 @@ class FakeEngine:
         for choice in choices:
             yield Piece("", choice, finish_reason="stop")
 
+    async def likelihood(self, model: str, messages: list[Message], answer: str) -> tuple[float, int]:
+        self.seen = [*messages, Message("assistant", answer)]
+        return -1.5, 3
+
     async def close(self) -> None:
         pass
 
@@ -582,3 +586,28 @@ def test_the_models_are_the_ways_to_answer(client: TestClient) -> None:
         "assistant:base",
         "assistant:quoted",
     ]
+
+
+def test_the_likelihood_of_an_answer_is_asked_of_the_model_with_the_passages(
+    client: TestClient, engine: FakeEngine
+) -> None:
+    asked = body("How long do refunds take?", answer="Mail me at ann@example.com within 5 days.")
+    assert client.post("/v1/likelihood", json=asked).json() == {"log_probability": -1.5, "tokens": 3}
+    assert "Refunds take 5 days." in engine.seen[-2].content
+    assert engine.seen[-1].content == "Mail me at <EMAIL_1> within 5 days."
+
+
+def test_where_no_model_answers_an_answer_has_no_likelihood(client: TestClient) -> None:
+    asked = body("My card was stolen!", answer="Oh no.")
+    assert client.post("/v1/likelihood", json=asked).json() == {"log_probability": None, "tokens": 0}
+
+
+def test_a_prompt_that_is_not_there_is_named_with_those_that_are(client: TestClient) -> None:
+    refused = client.post("/v1/chat/completions", json=body("Refunds?", model="assistant:rag@long"))
+    assert refused.status_code == 404 and "one of: plain" in refused.json()["error"]["message"]
+
+
+def test_the_arm_that_quotes_asks_no_model(client: TestClient, engine: FakeEngine) -> None:
+    reply = client.post("/v1/chat/completions", json=body("How long do refunds take?", model="assistant:quoted"))
+    assert reply.json()["assistant"]["route"] == "quoted"
+    assert engine.seen == []
