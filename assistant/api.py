@@ -132,7 +132,7 @@ class Extension(BaseModel):
     notice: str = Field(description="The same for the customer, a sentence in their language.")
     reason: str | None = Field(description="Why a person has to take over, or the topic that needs a passage.")
     decision: Literal["hit", "ambiguous", "miss"] | None = Field(description="Of the search; null without one.")
-    passages: list[Passage] = Field(description="What the model was given, in its order.")
+    passages: list[Passage] = Field(description="What was found, in the order in which a model is given it.")
     citations: list[Citation]
     unsupported: list[str] = Field(description="Figures in the answer that no passage and no customer states.")
     dropped_citations: int = Field(description="Markers of the model that were removed: no passage supported them.")

@@ -4,10 +4,12 @@ redact → a person's case? → search → route → prompt → engine → verif
 """
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import orjson
@@ -25,6 +27,7 @@ from assistant.settings import Settings
 from assistant.tracing import Span
 from assistant.verification import Verifier
 from retrieval.errors import EngineError
+from retrieval.files import content_id, sha256
 from retrieval.index import Found, Index, Search
 from retrieval.language import Language, language_of
 
@@ -35,6 +38,11 @@ WITHHELD: dict[Language, str] = {
     "en": "(A figure that our articles do not confirm is left out here.)",
     "zh": "（此处省略了帮助中心未能证实的数字。）",
 }
+_SHAPING = {
+    *("passages", "max_answer_tokens", "on_miss", "on_sensitive_miss", "on_ambiguous", "withhold_figures"),
+    *("reranker", "base_languages", "merged", "engine_url", "engine_dtype", "engine_args", "search_s"),
+}
+"""The settings that change what is answered."""
 _log = logging.getLogger("assistant")
 
 
@@ -104,6 +112,15 @@ class Assistant:
     def arms(self) -> dict[str, Arm]:
         """The ways to answer that are offered, by model name; a merged adapter leaves no base to ask alone."""
         return {name: arm for name, arm in ARMS.items() if arm.lora or not (arm.writes and self.settings.merged)}
+
+    @functools.cached_property
+    def answers_by(self) -> str:
+        """Names the settings, texts and code that shape answers, beside adapter, index and prompt."""
+        root = Path(__file__).parents[1]
+        code = [path for folder in ("assistant", "retrieval") for path in sorted((root / folder).glob("*.py"))]
+        shipped = [path for path in (self.settings.policy, root / "assistant" / "policy.yaml") if path]
+        settings = self.settings.model_dump_json(include=_SHAPING)
+        return content_id(settings, *(sha256(path) for path in (*code, *shipped)))
 
     def arm(self, model: str) -> Arm | None:
         """The way to answer of this name, with the prompt behind its `@` if it has one; None if there is none."""

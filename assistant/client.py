@@ -5,6 +5,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from retrieval.errors import EngineError, EngineUnavailable, InputError, Overloaded
@@ -26,13 +27,13 @@ def complete(url: str, model: str, messages: list[dict[str, str]], key: str | No
 
 def post(url: str, path: str, key: str | None, body: dict[str, Any]) -> dict[str, Any]:
     """What a route of the service answers to `body`; raises as `complete` does."""
-    with _ask(url, path, key, body) as reply:
+    with _ask(url, path, key, body) as reply, _whole(url):
         return dict(json.load(reply))
 
 
 def get(url: str, path: str, key: str | None = None) -> bytes:
     """What a route of the service says; raises as `complete` does."""
-    with _ask(url, path, key) as reply:
+    with _ask(url, path, key) as reply, _whole(url):
         return bytes(reply.read())
 
 
@@ -40,13 +41,22 @@ def stream(
     url: str, model: str, messages: list[dict[str, str]], key: str | None = None, **fields: Any
 ) -> Iterator[dict[str, Any]]:
     """The chunks of one streamed reply, asked with further fields of the API; raises as `complete` does."""
-    with _ask(url, CHAT, key, {"model": model, "messages": messages, "stream": True} | fields) as reply:
+    with _ask(url, CHAT, key, {"model": model, "messages": messages, "stream": True} | fields) as reply, _whole(url):
         for line in reply:
             if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
                 chunk = json.loads(line[6:])
                 if "error" in chunk:
                     raise EngineError(f"the answer broke off: {chunk['error']['message']}")
                 yield chunk
+
+
+@contextmanager
+def _whole(url: str) -> Iterator[None]:
+    """A reply that ends before its time, or is none, is an error like any other."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise EngineUnavailable(f"the reply of {url} broke off ({error or type(error).__name__})") from None
 
 
 def _ask(url: str, path: str, key: str | None, body: dict[str, Any] | None = None) -> Any:
@@ -68,7 +78,8 @@ def _ask(url: str, path: str, key: str | None, body: dict[str, Any] | None = Non
             message = text[:300]
         told = f"{url} answered {error.code}: {message}"
         if error.code in (429, 503):
-            raise Overloaded(told, int(error.headers.get("Retry-After") or 1)) from None
+            after = error.headers.get("Retry-After", "")
+            raise Overloaded(told, int(after) if after.isdigit() else 1) from None
         raise EngineError(told) from None
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", None) or error or type(error).__name__

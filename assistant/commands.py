@@ -1,8 +1,9 @@
 """The commands of those who run the service: API keys, releases, transcripts."""
 
+import fcntl
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from assistant.options import existing, print_json, read, settings_options
+from assistant.options import api_key_option, existing, print_json, read, settings_options
 
 if TYPE_CHECKING:
+    from assistant.releases import Pruned
+    from assistant.settings import Settings
     from assistant.state import State
 
 
@@ -51,18 +54,48 @@ def release() -> None:
 @settings_options()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_releases(as_json: bool, **options: Any) -> None:
-    """The releases that were live, oldest first."""
+    """The releases that were live, oldest first, then those that are only proposed."""
     from assistant import releases
 
     folder = read(options).releases
     live = releases.live(folder).id
     entries = releases.history(folder)
+    found = [(entry.at, entry.release, "") for entry in entries]
+    if found and found[-1][1] == live:
+        found[-1] = (*found[-1][:2], "live")
+    found += [(releases.proposed_at(folder, name), name, "proposed") for name in releases.proposed(folder)]
+    lines = [_listed(folder, *each) for each in found]
     if as_json:
-        print_json([{"at": entry.at.isoformat(), "release": entry.release} for entry in entries])
+        print_json(lines)
         return
-    for i, entry in enumerate(entries):
-        mark = "  (live)" if i == len(entries) - 1 and entry.release == live else ""
-        click.echo(f"{entry.at:%Y-%m-%d %H:%M:%S}  {entry.release}{mark}")
+    for (at, name, _), line in zip(found, lines, strict=True):
+        told = [f"({line['state']})"] if line["state"] else []
+        told += [f"{word} {line[word]}" for word in ("night", "report") if line[word]]
+        told += [f"approved by {line['approved_by']}"] if line["approved_by"] else []
+        click.echo("  ".join([f"{at:%Y-%m-%d %H:%M:%S}", name, *told]))
+
+
+def _listed(folder: Path, at: datetime, name: str, state: str) -> dict[str, str | None]:
+    from assistant import releases
+    from retrieval.errors import InputError
+
+    try:
+        release, signed = releases.read(folder, name), releases.approved(folder, name)
+    except InputError:  # the others shall be listed all the same; `show` tells what is wrong
+        release, signed, state = releases.EMPTY, None, "unreadable"
+    else:
+        if releases.is_pruned(folder, name):
+            state = "pruned"
+        elif releases.waits(folder, name):
+            state = "waits for a signature"
+    return {
+        "at": at.isoformat(),
+        "release": name,
+        "state": state,
+        "night": release.night,
+        "report": release.report,
+        "approved_by": signed.by if signed else None,
+    }
 
 
 @release.command()
@@ -93,6 +126,123 @@ def rollback(**options: Any) -> None:
     from assistant import releases
 
     click.echo(f"release {releases.rollback(read(options).releases).id} is live again")
+
+
+@release.command("diff")
+@settings_options()
+@click.argument("one")
+@click.argument("other", default="live")
+def compare(one: str, other: str, **options: Any) -> None:
+    """What the releases ONE and OTHER (by default the live one) do not have in common."""
+    from assistant import releases
+
+    folder = read(options).releases
+    both = [releases.live(folder) if name == "live" else releases.read(folder, name) for name in (one, other)]
+    differing = releases.diff(*both)
+    for part, (before, after) in differing.items():
+        click.echo(f"{part:8}{before or '-'}  →  {after or '-'}")
+    if not differing:
+        click.echo("the same")
+
+
+@release.command()
+@settings_options()
+@click.argument("name")
+@click.option("--by", required=True, help="Who signs; kept beside the release, without personal numbers.")
+def approve(name: str, by: str, **options: Any) -> None:
+    """Sign the release NAME, which a night proposed; `promote` makes it live."""
+    from assistant import releases
+
+    signed = releases.approve(read(options).releases, name, by)
+    click.echo(f"release {name} is approved by {signed.by} since {signed.at}; run: assistant release promote {name}")
+
+
+@release.command("prune")
+@settings_options("host", "port")
+@click.option("--keep", type=click.IntRange(1), required=True, help="Changes whose releases are kept.")
+@click.option("--url", multiple=True, help="A service whose parts are kept; may be repeated (default: --host, --port).")
+@api_key_option
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--yes", is_flag=True, help="Do not ask first.")
+def prune_releases(
+    keep: int, url: tuple[str, ...], api_key: str | None, dry_run: bool, yes: bool, **options: Any
+) -> None:
+    """Delete releases that were not live in the last KEEP changes, with the indexes and adapters only they name.
+
+    What serves, what `rollback` goes to, approved proposals, and what is younger than a day always stay.
+    """
+    from assistant import releases
+
+    settings = read(options)
+    _no_night(settings)
+    places = (settings.releases, settings.indexes, settings.adapters, settings.models)
+    used = {*_loaded(settings, url, api_key), *_trained(settings)}
+    found = releases.prune(*places, keep, used, dry_run=True)
+    _show(found)
+    if dry_run or not any((found.releases, found.indexes, found.adapters)):
+        return
+    if not yes:
+        click.confirm("delete them?", abort=True)
+    gone = releases.prune(*places, keep, used)
+    click.echo(f"{len(gone.releases)} releases pruned, {gone.freed_bytes / 1e6:.1f} MB freed")
+
+
+def _show(found: "Pruned") -> None:
+    kinds = {"release": found.releases, "index": found.indexes, "adapter": found.adapters, "merged": found.models}
+    for kind, names in kinds.items():
+        for name in names:
+            click.echo(f"{kind:8}{name}")
+    click.echo(f"{found.freed_bytes / 1e6:.1f} MB in all" if any(kinds.values()) else "nothing to prune")
+
+
+def _no_night(settings: "Settings") -> None:
+    """
+    Raises:
+        NotReady: A night is running, whose index may be an old one that no release names yet.
+    """
+    from retrieval.errors import NotReady
+
+    path = settings.home / "nights" / ".lock"
+    if not path.exists():
+        return
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise NotReady(f"a night is running, says {path}; prune when it has ended") from None
+
+
+def _loaded(settings: "Settings", urls: Sequence[str], key: str | None) -> set[str]:
+    """The indexes and adapters of running services; of the one of the settings, if it runs.
+
+    Raises:
+        Overloaded: A service is not ready, and so does not say what it has loaded.
+        EngineUnavailable: One that was named does not run.
+    """
+    from assistant.client import get
+    from retrieval.errors import EngineUnavailable, InputError
+
+    used: set[str] = set()
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    for url in urls or (f"http://{host}:{settings.port}",):
+        try:
+            parts = json.loads(get(url, "/readyz", key))
+            used |= {parts["index"], parts["adapter"]}
+        except EngineUnavailable:
+            if urls:
+                raise
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{url} is no assistant, and what serves is not known; name it by --url") from None
+    return used
+
+
+def _trained(settings: "Settings") -> set[str]:
+    """The adapters of runs that ended within a day: a night or a person is about to judge them."""
+    from assistant.releases import YOUNG
+
+    young = (datetime.now(UTC) - YOUNG).timestamp()
+    ended = [path for path in settings.runs.glob("*/result.json") if path.stat().st_mtime >= young]
+    return {json.loads(path.read_text(encoding="utf-8"))["adapter"] for path in ended}
 
 
 @click.group()

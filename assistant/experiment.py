@@ -14,18 +14,20 @@ guardrails:                         # an arm that is surely above one is stopped
   failed: {most: 0.05}              # of the requests
   total_ms: {most: 15000}           # the mean
 
-The customer decides the arm; without one the conversation's id, and without that its first message. A conversation
-under way when the experiment begins or ends, or when its arm is stopped, changes its way to answer; it is not counted.
-Whoever changes arms or shares gives the experiment a new name. The file must stay for three days after the end, since
-customers who come back are recorded by it.
+The customer decides the arm; without one the conversation's id, and without that its first message. Who is held out is
+recorded as in the arm `holdout`, which guardrails and comparisons leave alone. A conversation under way when the
+experiment begins or ends, or when its arm is stopped, changes its way to answer; it is not counted. Whoever changes
+arms or shares gives the experiment a new name. The file must stay for three days after the end, since customers who
+come back are recorded by it.
 """
 
 import asyncio
 import hashlib
+import hmac
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +46,6 @@ from pydantic import (
 )
 
 from assistant.prompt import Message
-from assistant.redaction import redact
 from assistant.state import State
 from retrieval.errors import InputError
 from retrieval.files import alone, write_text
@@ -52,6 +53,8 @@ from retrieval.files import alone, write_text
 Guardrail = Literal["thumbs_down", "handoff", "failed", "total_ms"]
 _Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.+-]*$", max_length=64)]
 _ArmName = Annotated[str, StringConstraints(pattern=r"^\w[\w.+-]*$", max_length=16)]
+HOLDOUT = "holdout"
+"""Stands for an arm in what is recorded of those who get none."""
 _REREAD_S = 1
 _GUARD_S = 60.0
 _GUARD_SHARE = 0.1
@@ -92,6 +95,8 @@ class Experiment(_Part):
             raise ValueError(f"the shares of the arms come to {shares:g}; make them 1")
         if self.end is not None and self.end <= self.start:
             raise ValueError(f"end {self.end} is not after start {self.start}")
+        if HOLDOUT in self.arms:
+            raise ValueError(f"{HOLDOUT!r} is what those without an arm are recorded as; give the arm another name")
         return self
 
     @property
@@ -126,11 +131,11 @@ class Assignment:
 
     name: str
     arm: str | None
-    """None before the start, after the end, in the holdout, and where the arm is stopped."""
+    """`HOLDOUT` of who is held out; None before the start, after the end, and where the arm is stopped or unknown."""
     unit: str
     """Hash of what decides the arm."""
     opening: str
-    """Hash of the first message, by which a conversation without an id is known."""
+    """Of the first message, by which a conversation without an id is known."""
     model: str
     """The way to answer."""
 
@@ -152,6 +157,13 @@ def assign(experiment: Experiment, unit: str) -> str | None:
     return name  # the shares come to 1 but for rounding
 
 
+def opening(tenant: str, messages: Sequence[Message], secret: bytes) -> str:
+    """Names the first message of a tenant's customer, 16 hex digits, from which nobody without the secret finds it."""
+    first = next(message.content for message in messages if message.role == "user")
+    said = f"opening\0{tenant}\0{first}".encode("utf-8", "replace")
+    return hmac.new(secret, said, hashlib.sha256).hexdigest()[:16]
+
+
 class Experiments:
     """The experiment that a file describes now, followed while the service runs."""
 
@@ -167,41 +179,50 @@ class Experiments:
         self._serves = serves
         self._stamps = self._seen()
         self._check_at = time.monotonic() + _REREAD_S
-        self._experiment, self._stopped = self._read()
+        self._unkept: tuple[Stop, ...] = ()
+        """Stops that stand in no file: the disk refused. No edit of a file forgets them."""
+        self._experiment, self._kept = self._read()
 
     def assignment(
-        self, tenant: str, customer: str | None, conversation: str | None, messages: Sequence[Message]
+        self, tenant: str, customer: str | None, conversation: str | None, opening: str
     ) -> Assignment | None:
         """How a request for `assistant` is answered; None where there is no experiment."""
         self._reread()
         experiment = self._experiment
         if experiment is None:
             return None
-        first = redact(next(message.content for message in messages if message.role == "user"))
-        unit = f"{tenant}\0{customer or conversation or first}"
-        arm = assign(experiment, unit) if experiment.runs(datetime.now(UTC)) else None
-        if arm in self._stopped:
+        unit = f"{tenant}\0{customer or conversation or opening}"
+        arm = (assign(experiment, unit) or HOLDOUT) if experiment.runs(datetime.now(UTC)) else None
+        if arm and (experiment.name, arm) in self._stopped():
             arm = None
-        model = experiment.arms[arm].model if arm else "assistant"
-        return Assignment(experiment.name, arm, _hash(unit), _hash(f"{tenant}\0{first}"), model)
+        model = experiment.arms[arm].model if arm in experiment.arms else "assistant"
+        return Assignment(experiment.name, arm, _hash(unit), opening, model)
 
     def stop(self, state: State, guard: Guard) -> None:
         """Stop the arms that break a guardrail, and keep that in the file of stops.
 
         Raises:
-            StorageError: The disk refused; the arms are stopped until the service ends.
+            StorageError: The disk refused. The arms are stopped all the same, until the service ends; the next call
+                tries to keep that again.
         """
-        experiment, stopped = self._experiment, self._stopped
+        experiment = self._experiment
         if experiment is None or not experiment.guardrails or not experiment.runs(datetime.now(UTC)):
             return
-        if broken := [stop for stop in guard(state, experiment) if stop.arm not in stopped]:
-            self._stopped = stopped | {stop.arm for stop in broken}  # also where the disk refuses to keep it
-            for stop in broken:
-                _log.error(
-                    "arm %s of %s is stopped: %s is at least %.4g, and %.4g is allowed; see %s",
-                    *(stop.arm, stop.experiment, stop.guardrail, stop.low, stop.most, stops_path(self._path)),
-                )
-            write_stops(self._path, broken)
+        stopped = self._stopped()
+        broken = [stop for stop in guard(state, experiment) if (stop.experiment, stop.arm) not in stopped]
+        self._unkept += tuple(broken)
+        for stop in broken:
+            _log.error(
+                "arm %s of %s is stopped: %s is at least %.4g, and %.4g is allowed; see %s",
+                *(stop.arm, stop.experiment, stop.guardrail, stop.low, stop.most, stops_path(self._path)),
+            )
+        if self._unkept:
+            write_stops(self._path, self._unkept)
+            self._kept, self._unkept = self._stopped(), ()
+
+    def _stopped(self) -> frozenset[tuple[str, str]]:
+        """Experiment and arm of every stop."""
+        return self._kept | _names(self._unkept)
 
     def _reread(self) -> None:
         """Read the files again if they changed; keep what was read before if they cannot be."""
@@ -213,14 +234,14 @@ class Experiments:
             return
         self._stamps = seen
         try:
-            before, (self._experiment, self._stopped) = self._experiment, self._read()
+            before, (self._experiment, self._kept) = self._experiment, self._read()
         except InputError as error:
             _log.error("the experiment stays as it was: %s", error)
             return
         if self._experiment != before:
             _log.warning("the experiment is now: %s", self._experiment.name if self._experiment else "none")
 
-    def _read(self) -> tuple[Experiment | None, frozenset[str]]:
+    def _read(self) -> tuple[Experiment | None, frozenset[tuple[str, str]]]:
         if self._stamps[0] is None:
             return None, frozenset()
         experiment = read_experiment(self._path)
@@ -230,8 +251,7 @@ class Experiments:
                     f"experiment {self._path} entry 'arms.{name}.model': {arm.model!r} is no way to answer; "
                     "GET /v1/models lists them, each also with @ and the name of a prompt"
                 )
-        stops = read_stops(self._path)
-        return experiment, frozenset(stop.arm for stop in stops if stop.experiment == experiment.name)
+        return experiment, _names(read_stops(self._path))
 
     def _seen(self) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
         return _stamp(self._path), _stamp(stops_path(self._path))
@@ -309,6 +329,10 @@ def _first(error: ValidationError) -> str:
     first = error.errors()[0]
     entry = ".".join(str(part) for part in first["loc"])
     return f"entry {entry!r}: {first['msg']}" if entry else f"is wrong: {first['msg']}"
+
+
+def _names(stops: Iterable[Stop]) -> frozenset[tuple[str, str]]:
+    return frozenset((stop.experiment, stop.arm) for stop in stops)
 
 
 def _hash(text: str) -> str:

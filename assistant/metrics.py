@@ -1,6 +1,7 @@
 """What the service counts and measures, for Prometheus; no label takes its value from what a user writes."""
 
 import contextlib
+import math
 from typing import TYPE_CHECKING
 
 import psutil
@@ -60,7 +61,7 @@ class Metrics:
         self.running = gauge("running", "Requests being answered.")
         self.waiting = gauge("waiting", "Requests waiting for their turn.")
         self.ready = gauge("ready", "1 if the release serves, 0 if not.")
-        self.cpu_seconds = gauge("processes_cpu_seconds", "CPU time of the service and of an engine of its own.")
+        self.cpu_seconds = gauge("processes_cpu_seconds", "CPU time of service and engine; NaN if that is not ours.")
         self.memory_bytes = gauge("processes_memory_bytes", "Memory that they hold.")
         self.transcripts_dropped = gauge("transcripts_dropped", "Transcripts that could not be stored.")
         self.release = Info("assistant_release", "What serves: release, adapter, index.", registry=registry)
@@ -92,7 +93,7 @@ class Metrics:
         self.waiting.set(service.admission.waiting)
         self.transcripts_dropped.set(service.state.dropped)
         assistant = service.live.assistant
-        cpu_s, memory_bytes = _used()
+        cpu_s, memory_bytes = _used() if service.live.assistant.settings.engine_url is None else (math.nan, math.nan)
         self.cpu_seconds.set(cpu_s)
         self.memory_bytes.set(memory_bytes)
         parts = {"release": assistant.release, "adapter": assistant.adapter, "index": assistant.index.id}

@@ -69,9 +69,8 @@ def build(
 ) -> list[Message]:
     """The messages for the model, which answers the customer's last one.
 
-    Calls of tools and their replies may follow it; they stay where they are. `instructions` stand in place of ours.
-    `examples` stand before all that was
-    said, so that the engine's prefix cache keeps them too.
+    Calls of tools and their replies may follow it; they stay where they are. `instructions` stand in place of ours, and
+    `examples` before all that was said, so that the engine's prefix cache keeps them.
     """
     said = [message for message in conversation if message.role != "system"]
     last = max(i for i, message in enumerate(said) if message.role == "user")

@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -25,6 +25,7 @@ from assistant.api import ChatCompletion, ChatRequest, Conversation, Feedback, L
 from assistant.chat import Arm, Outcome
 from assistant.engine import Piece, Sampling
 from assistant.exchange import Caller, Exchange, Service
+from assistant.experiment import opening
 from assistant.prompt import Message as Turn
 from assistant.redaction import redact
 from assistant.settings import Settings
@@ -146,7 +147,7 @@ def create_app(
         )
 
     def _exchange(asked: ChatRequest, request: Request, tenant: Tenant, address: str) -> Exchange:
-        arm = _arm(asked.model)
+        model, arm = asked.model, _arm(asked.model)
         conversation = _conversation(asked)
         most = settings.max_answer_tokens
         sampling = Sampling(
@@ -165,10 +166,14 @@ def create_app(
             traceparent=request.headers.get("traceparent"),
         )
         assigned = None
-        if asked.model == "assistant" and service.experiments:
-            assigned = service.experiments.assignment(tenant.name, caller.customer, caller.conversation, conversation)
-        model = assigned.model if assigned else asked.model
-        arm = service.live.assistant.arm(model) or arm
+        if model == "assistant" and service.experiments:
+            first = opening(tenant.name, conversation, secret)
+            assigned = service.experiments.assignment(tenant.name, caller.customer, caller.conversation, first)
+        if assigned:
+            if dealt := service.live.assistant.arm(assigned.model):
+                model, arm = assigned.model, dealt
+            else:  # the release that serves now has no such way to answer
+                assigned = replace(assigned, arm=None, model=model)
         return Exchange(service, caller, model, arm, conversation, sampling, not asked.stream, assigned)
 
     @app.post("/v1/likelihood", responses=errors(400, 401, 403, 404, 413, 500, 503))
@@ -192,8 +197,7 @@ def create_app(
     async def model(model: str, request: Request) -> dict[str, Any]:
         """One of them."""
         admitted(request, count=False)
-        if model not in _arms():
-            raise HTTPException(404, f"model {model!r} does not exist; one of: {', '.join(_arms())}")
+        _arm(model)
         return {"id": model, "object": "model", "created": 0, "owned_by": "assistant"}
 
     def _arm(model: str) -> Arm:
@@ -263,13 +267,15 @@ def create_app(
 
     @app.get("/readyz", responses={503: {"description": "Not ready; `reason` says why."}})
     async def readyz() -> Response:
-        """Whether the engine, the index and the adapter serve."""
+        """Whether the engine, the index and the adapter serve; `answers_by` names all else that answers depend on."""
         assistant = service.live.assistant
         if reason := await not_ready():
             return _json({"ready": False, "reason": reason}, 503)
         parts = {"release": assistant.release, "adapter": assistant.adapter, "index": assistant.index.id}
         prompts = {name: each.id for name, each in assistant.prompts.items()}
-        return _json({"ready": True, **parts, "base": settings.base, "prompts": prompts})
+        return _json(
+            {"ready": True, **parts, "base": settings.base, "prompts": prompts, "answers_by": assistant.answers_by}
+        )
 
     async def not_ready() -> str | None:
         """Why nothing can be answered, if so."""

@@ -1,4 +1,4 @@
-"""What LoRA adds to RAG on real text: BTCPay Server's and Gumroad's help, trained on their FAQ, asked what was held out.
+"""What LoRA adds to RAG on real text: the help of BTCPay Server and Gumroad, their FAQ, and what was held out of it.
 
     python -m benchmarks.real_text prepare --data DIR --work DIR     writes knowledge/, faq.jsonl, cases.jsonl
     python -m benchmarks.real_text train --work DIR [--minutes M]    index and adapter, in WORK/home
@@ -6,8 +6,8 @@
 
 The knowledge base is BTCPay's documentation without its FAQ, and Gumroad's articles without their sections that are
 headed by a question. Those sections and BTCPay's FAQ are the pairs: 40% of them are the cases, and the others the
-logs, without those that ask the same as a case. So a held-out answer may stand in no passage: what is right can often not be known, and the reference is
-compared, not facts.
+logs, without those that ask the same as a case. So a held-out answer may stand in no passage: whether to abstain is not
+judged, and what decides is the meaning that answer and reference share.
 """
 
 import argparse
@@ -17,18 +17,24 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from assistant.client import get
+from assistant.engine_process import free_port
 from eval.cases import Case
 from finetune.cleaning.duplicates import TWIN, plain, similarity
+from retrieval.errors import SupportError
 
 HEADING = re.compile(r"^#{2,4} +(.+\?) *$")
 LEAST_CHARACTERS = 40
 MOST_CHARACTERS = 1200
 """Of an answer: shorter ones say nothing, longer ones are pages."""
 HELD_OUT = 0.4
+WAIT_S = 600
+"""For the service to start."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,26 @@ def main() -> None:
         logs = [f"--logs={work / 'faq.jsonl'}", f"--cases={work / 'cases.jsonl'}", f"--minutes={options.minutes}"]
         subprocess.run([*assistant, "train", home, *logs], check=True)
     else:
-        ask = ["evaluate", "ab", home, f"--cases={work / 'cases.jsonl'}", "--arms=rag,rag+lora,base,lora"]
-        subprocess.run([*assistant, *ask], check=True)
+        port = free_port()
+        service = subprocess.Popen([*assistant, "serve", home, f"--port={port}"])
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_for(url)
+            ask = ["evaluate", "ab", home, f"--url={url}", f"--cases={work / 'cases.jsonl'}"]
+            subprocess.run([*assistant, *ask, "--arms=rag,rag+lora,base,lora", "--primary=similarity"], check=True)
+        finally:
+            service.terminate()
+            service.wait()
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(WAIT_S):
+        try:
+            get(url, "/readyz")
+            return
+        except SupportError:
+            time.sleep(1)
+    raise SystemExit(f"nothing answers at {url} after {WAIT_S} s")
 
 
 def prepare(data: Path, work: Path) -> None:
@@ -115,7 +139,13 @@ def _log(pair: Pair) -> str:
 def _case(number: int, pair: Pair) -> str:
     source = "gumroad" if pair.page.startswith("gumroad/") else "btcpay"
     case = Case(
-        id=f"{source}/{number}", query=pair.question, lang="en", reference=pair.answer, group=pair.page, topic=source
+        id=f"{source}/{number}",
+        query=pair.question,
+        lang="en",
+        reference=pair.answer,
+        answerable=None,
+        topic=source,
+        group=pair.page,
     )
     return case.model_dump_json(exclude_defaults=True)
 

@@ -4,8 +4,10 @@ cases × arms {rag, rag+lora, base, lora, quoted} → each arm's best prompt, on
   → scorers → paired differences → verdict → report.html, report.json, report.md
 """
 
+import itertools
 import json
 import platform
+import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from assistant.citations import without_markers
 from eval import report, scorers
 from eval.answers import Answer, written
 from eval.asking import CONCURRENCY, SEED, Asked, Asker
@@ -42,8 +45,11 @@ class Plan:
     arms: Sequence[str]
     """Of `eval.asking.ARMS`; the first is the baseline, the second the candidate."""
     development: Sequence[Case] = ()
-    """Cases that each arm's prompt is chosen on; without them all are asked with the plain one."""
+    """Cases that each arm's prompt is chosen on."""
     prompts: Sequence[str] = PROMPTS
+    """To choose from; without development cases the first is taken."""
+    primary: str = PRIMARY
+    """The metric that decides."""
     perplexity: bool = False
     """Also measure how surprising each reference is to each arm: a request more for each answer."""
     about: str = ""
@@ -84,59 +90,83 @@ def evaluate(
     for arm in plan.arms:
         asker.check(arm)
     tried = {arm: develop(plan, arm, asker, progress) for arm in plan.arms}
-    chosen = {arm: _way(arm, tried[arm]) for arm in plan.arms}
+    chosen = {arm: _way(plan, arm, tried[arm]) for arm in plan.arms}
     asked = asker.ask(plan.cases, list(dict.fromkeys(chosen.values())), progress)
-    scored = {arm: _scored(plan.cases, asked, way, models) for arm, way in chosen.items()}
+    scored = {arm: _scored(plan.cases, asked, way, models, progress) for arm, way in chosen.items()}
     if plan.perplexity:
         for arm, way in chosen.items():
             _add_perplexity(plan.cases, scored[arm], way, asker, progress)
     judged = _judge(plan, scored, models.judge, progress) if models.judge else None
-    name = content_id(
-        json.dumps([case.model_dump() for case in plan.cases]), *chosen.values(), json.dumps(asker.parts), str(tried)
-    )
+    said = written(each.answer for answers in scored.values() for each in answers.values())
     results = summary(
-        name,
+        content_id(said, json.dumps([case.model_dump() for case in plan.cases]), str(models.entailment), str(tried)),
         datetime.now(UTC).isoformat(timespec="seconds"),
         plan.cases,
         scored,
         tried,
-        failed=[(case, arm) for arm, way in chosen.items() for case, lost in asked.failed if lost == way],
+        primary=plan.primary,
+        failed=[(case, arm) for arm, way in chosen.items() for case, failing in asked.failed if failing == way],
         about=plan.about,
         files=plan.files,
-        lineage={**asker.parts, **(lineage or {}), "seed": SEED, "machine": platform.platform()},
+        lineage={
+            **asker.parts,
+            **(lineage or {}),
+            "seed": SEED,
+            "machine": platform.platform(),
+            "memory": f"{(asker.memory_bytes or 0) / 2**30:.1f} GiB",
+        },
         training=training,
         judge=judged,
     )
-    _write(results, plan, scored, folder / name)
+    _write(results, plan, scored, folder / results.id)
     return results
 
 
 def develop(plan: Plan, arm: str, asker: Asker, progress: bool) -> dict[str, float]:
-    """The primary metric of the arm with each prompt, on the development cases; empty where there is no choice."""
+    """How often the arm is right with each prompt, on the development cases; empty where there is no choice.
+
+    Right is to have every fact where an article answers, and to say so where none does.
+    """
     if arm == "quoted" or not plan.development or len(plan.prompts) < 2:
         return {}
-    cases = [case for case in plan.development if case.answerable][:MOST_TRIED]
+    cases = spread(plan.development, MOST_TRIED)
     ways = [_named(arm, prompt) for prompt in plan.prompts]
     asked = asker.ask(cases, ways, progress)
     rates = {}
     for prompt, way in zip(plan.prompts, ways, strict=True):
         answers = asked.of(way)
-        values = [scorers.SCORERS[PRIMARY](case, answers[case.id]).value for case in cases if case.id in answers]
+        metric = {True: plan.primary, False: "abstention"}
+        values = [
+            scorers.score(case, answers[case.id])[metric[case.answerable is not False]].value
+            for case in cases
+            if case.id in answers
+        ]
         judged = [value for value in values if value is not None]
         rates[prompt] = sum(judged) / len(judged) if judged else 0.0
     return rates
 
 
-def _way(arm: str, tried: Mapping[str, float]) -> str:
+def spread(cases: Sequence[Case], most: int) -> list[Case]:
+    """At most so many of the cases, drawn by `SEED`, of each language and kind in turn."""
+    kinds: dict[tuple[str | None, str | None], list[Case]] = {}
+    for case in random.Random(SEED).sample(list(cases), len(cases)):
+        kinds.setdefault((case.lang, case.slice), []).append(case)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*kinds.values()))
+    return list(itertools.islice((case for case in turns if case), most))
+
+
+def _way(plan: Plan, arm: str, tried: Mapping[str, float]) -> str:
     """With the best prompt; of equals the one that was named first."""
-    return _named(arm, max(tried, key=tried.__getitem__)) if tried else arm
+    if arm == "quoted":
+        return arm
+    return _named(arm, max(tried, key=tried.__getitem__) if tried else plan.prompts[0])
 
 
 def _named(arm: str, prompt: str) -> str:
     return arm if prompt == "plain" else f"{arm}@{prompt}"
 
 
-def _scored(cases: Sequence[Case], asked: Asked, way: str, models: Models) -> dict[str, Scored]:
+def _scored(cases: Sequence[Case], asked: Asked, way: str, models: Models, progress: bool) -> dict[str, Scored]:
     """The answers of a way with all their scores, by case."""
     answers = asked.of(way)
     kept = [case for case in cases if case.id in answers]
@@ -145,7 +175,7 @@ def _scored(cases: Sequence[Case], asked: Asked, way: str, models: Models) -> di
     if models.encoder:
         _add(found, kept, "similarity", scorers.similarities(kept, written_answers, models.encoder))
     if models.entailment:
-        _add(found, kept, "grounded", scorers.entailments(kept, written_answers, models.entailment))
+        _add(found, kept, "grounded", scorers.entailments(kept, written_answers, models.entailment, progress))
     return found
 
 
@@ -158,8 +188,8 @@ def _add_perplexity(cases: Sequence[Case], found: Mapping[str, Scored], way: str
     asked = [case for case in cases if case.id in found]
     with ThreadPoolExecutor(CONCURRENCY) as pool:
         measured = pool.map(lambda case: asker.perplexity(case, way), asked)
-        for case, value in zip(asked, tqdm(measured, way, len(asked), disable=not progress, unit="case"), strict=True):
-            found[case.id].scores["reference perplexity"] = Score(value)
+        for case, score in zip(asked, tqdm(measured, way, len(asked), disable=not progress, unit="case"), strict=True):
+            found[case.id].scores["reference perplexity"] = score
 
 
 def _judge(plan: Plan, scored: Mapping[str, dict[str, Scored]], judge: Judge, progress: bool) -> dict[str, Any]:
@@ -179,7 +209,8 @@ def _duel(case: Case, first: Answer, second: Answer) -> Duel:
     said = "\n".join(f"{message['role']}: {message['content']}" for message in case.conversation())
     passages = {shown.text: shown.heading for answer in (first, second) for shown in answer.passages}
     text = "\n\n".join(f"{heading}\n{text}" for text, heading in passages.items())
-    return Duel(case.id, said, case.reference, text, first.text, second.text)
+    bare = (without_markers(answer.text).strip() for answer in (first, second))  # only some arms cite
+    return Duel(case.id, said, case.reference, text, *bare)
 
 
 def _write(results: Results, plan: Plan, scored: Mapping[str, dict[str, Scored]], folder: Path) -> None:

@@ -31,9 +31,8 @@ class Cost:
     completion_tokens: int
     cpu_s: float | None = None
     """Of service and engine, an equal part of what the answers asked at once took."""
-    gpu_s: float | None = None
-    memory_bytes: int | None = None
-    """Of service and engine, at most."""
+    run: str = ""
+    """In which it was asked: of different runs costs cannot be compared, since the machine may have been busier."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,13 @@ class Answer:
     arm: str
     """`rag+lora`, or with a prompt of its own `rag@three-examples`."""
     text: str
-    """As the customer got it, citation markers included."""
+    """As the customer got it, citation markers included; personal data removed."""
     route: str
     citations: tuple[dict[str, Any], ...] = ()
     """As the chat service gives them."""
     passages: tuple[Shown, ...] = ()
+    leaked: tuple[str, ...] = ()
+    """Kinds of personal data that were removed: the model had written them."""
     cost: Cost = Cost(None, 0.0, None, 0, 0)
     extension: dict[str, Any] = field(default_factory=dict)
     """The service's whole account of the answer: release, adapter, unsupported figures, …"""
@@ -72,6 +73,7 @@ def read_answers(path: Path) -> Iterator[Answer]:
                 **value
                 | {
                     "citations": tuple(value["citations"]),
+                    "leaked": tuple(value["leaked"]),
                     "passages": tuple(Shown(**shown) for shown in value["passages"]),
                     "cost": Cost(**value["cost"]),
                 }

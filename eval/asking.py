@@ -7,19 +7,23 @@ import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from assistant.client import get, post, stream
+from assistant.redaction import Redactor
 from eval.answers import Answer, Cost, Shown, read_answers, written
 from eval.cases import Case
+from eval.metrics import Score
 from retrieval.errors import EngineError, InputError, Overloaded, SupportError
-from retrieval.files import content_id
+from retrieval.files import alone, content_id
 
 ARMS = ("rag", "rag+lora", "base", "lora", "quoted")
 CONCURRENCY = 8
@@ -27,6 +31,7 @@ BLOCK = 4 * CONCURRENCY
 """Cases asked of one arm before it is the next one's turn: whatever slows the machine for a while slows all of them."""
 SEED = 7
 _ATTEMPTS = 5
+_Result = TypeVar("_Result")
 _USED = re.compile(r"^assistant_processes_(cpu_seconds|memory_bytes) (\S+)$", re.MULTILINE)
 
 
@@ -47,11 +52,13 @@ class Asker:
     """A running service, and what it answered before.
 
     A way to answer is an arm, alone (`rag`) or with a prompt (`rag@three-examples`). Answers are kept by what they
-    depend on: base, index, prompt and seed; and the adapter, where it answers.
+    depend on: base, index, prompt, settings and code of the service; and the adapter, where it answers.
     """
 
-    def __init__(self, url: str, kept: Path, key: str | None = None, max_tokens: int | None = None) -> None:
-        """`kept` is the folder of earlier answers.
+    def __init__(
+        self, url: str, kept: Path, key: str | None = None, max_tokens: int | None = None, run: str | None = None
+    ) -> None:
+        """`kept` is the folder of earlier answers; services that are asked in turns share a `run`.
 
         Raises:
             InputError: `url` is no address.
@@ -59,8 +66,11 @@ class Asker:
         """
         self.url, self.kept, self._key = url, kept, key
         self.parts: dict[str, Any] = json.loads(get(url, "/readyz", key))
-        """What serves: release, adapter, index, base, and the ids of the prompts by name."""
+        """What serves: release, adapter, index, base, the ids of the prompts by name, and `answers_by`."""
+        self.memory_bytes: int | None = None
+        """Most that service and engine held between two blocks; None where the key may not see it."""
         self._fields = {"seed": SEED, "temperature": 0.0} | ({"max_tokens": max_tokens} if max_tokens else {})
+        self._run = run or uuid.uuid4().hex[:12]
         self._articles: dict[str, str] = {}
         self._writing = threading.Lock()
 
@@ -80,79 +90,64 @@ class Asker:
         """Ask every case in every way; the ways take turns, and cases that are refused are counted, not raised.
 
         Raises:
-            InputError: A way is unknown.
-            EngineError: The service went away.
+            InputError: A way is unknown, or another release went live meanwhile.
+            SupportError: The service went away.
         """
         for way in ways:
             self.check(way)
         asked = Asked()
         shuffled = random.Random(SEED).sample(list(cases), len(cases))
-        before = {way: self._before(way) for way in ways}
         bar: tqdm[Any] = tqdm(total=len(cases) * len(ways), desc="asking", unit="answer", disable=not progress)
-        with bar, ThreadPoolExecutor(CONCURRENCY) as pool:
-            for start in range(0, len(shuffled), BLOCK):
-                for way in ways:
-                    block = shuffled[start : start + BLOCK]
-                    known = [before[way][key] for case in block if (key := _key(case)) in before[way]]
-                    asked.answers += [replace(answer, case=case) for case, answer in self._known(block, before[way])]
+        with alone(self.kept), bar, ThreadPoolExecutor(CONCURRENCY) as pool:
+            before = {way: self._before(way) for way in ways}
+            for turn, start in enumerate(range(0, len(shuffled), BLOCK)):
+                block = shuffled[start : start + BLOCK]
+                for way in ways if turn % 2 == 0 else reversed(ways):
+                    known = {case.id: before[way][key] for case in block if (key := _key(case)) in before[way]}
+                    asked.answers += [replace(answer, case=case) for case, answer in known.items()]
                     bar.update(len(known))
-                    new = [case for case in block if _key(case) not in before[way]]
-                    if new:
+                    if new := [case for case in block if case.id not in known]:
                         self._ask_block(new, way, asked, pool, bar)
         return asked
 
-    def perplexity(self, case: Case, way: str) -> float | None:
-        """How surprising the reference is to a way to answer; None without one, or where no model would answer.
-
-        Raises:
-            EngineError: The service, or an engine that is not vLLM, gives no such thing; it also needs an admin's key.
-        """
+    def perplexity(self, case: Case, way: str) -> Score:
+        """How surprising the reference is to a way to answer; no value where no model would answer, or it failed."""
         if not case.reference:
-            return None
+            return Score(None)
         body = {"model": f"assistant:{way}", "messages": case.conversation(), "answer": case.reference}
-        told = post(self.url, "/v1/likelihood", self._key, body)
-        return math.exp(-told["log_probability"] / told["tokens"]) if told["tokens"] else None
-
-    def _known(self, block: Sequence[Case], before: dict[str, Answer]) -> Iterator[tuple[str, Answer]]:
-        for case in block:
-            if _key(case) in before:
-                yield case.id, before[_key(case)]
+        try:
+            told = _patiently(lambda: post(self.url, "/v1/likelihood", self._key, body))
+        except SupportError as error:
+            return Score(None, str(error))
+        return Score(math.exp(-told["log_probability"] / told["tokens"]) if told["tokens"] else None)
 
     def _ask_block(
         self, block: Sequence[Case], way: str, asked: Asked, pool: ThreadPoolExecutor, bar: "tqdm[Any]"
     ) -> None:
         """Ask the cases at once; CPU time is divided evenly among them, since they shared every step of the engine."""
-        cpu_before, _ = self._used()
-        jobs = {pool.submit(self._answer, case, way): case for case in block}
+        before_s = self._cpu_s()
+        jobs = {pool.submit(_patiently, partial(self._answer, case, way)): case for case in block}
         answered: list[tuple[Case, Answer]] = []
         for job in as_completed(jobs):
             bar.update()
+            case = jobs[job]
             try:
-                answered.append((jobs[job], job.result()))
+                answered.append((case, job.result()))
+                self._keep(*answered[-1])
+            except ReleaseChanged:
+                raise
             except SupportError as error:
-                asked.failed[jobs[job].id, way] = str(error)
+                asked.failed[case.id, way] = str(error)
+        after_s = self._cpu_s()
         if not answered:
-            raise EngineError(f"none of {len(block)} cases was answered: {next(iter(asked.failed.values()))}")
-        cpu_after, memory = self._used()
+            get(self.url, "/readyz", self._key)  # raises if it is gone
         for case, answer in answered:
-            cpu_s = (
-                (cpu_after - cpu_before) / len(answered) if cpu_after is not None and cpu_before is not None else None
-            )
-            whole = replace(answer, cost=replace(answer.cost, cpu_s=cpu_s, memory_bytes=memory))
-            asked.answers.append(whole)
-            self._keep(case, whole)
+            if before_s is not None and after_s is not None:
+                answer = replace(answer, cost=replace(answer.cost, cpu_s=(after_s - before_s) / len(answered)))
+                self._keep(case, answer)
+            asked.answers.append(answer)
 
     def _answer(self, case: Case, way: str) -> Answer:
-        for attempt in range(_ATTEMPTS):
-            try:
-                return self._streamed(case, way)
-            except Overloaded as error:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                time.sleep(error.retry_after_s)
-        raise AssertionError("the last attempt returns or raises")
-
-    def _streamed(self, case: Case, way: str) -> Answer:
         started = time.perf_counter()
         text, first, last = "", None, started
         extension: dict[str, Any] | None = None
@@ -172,18 +167,26 @@ class Asker:
                     text += piece
             extension = chunk.get("assistant", extension)
             usage = chunk.get("usage") or usage
+        total_s = time.perf_counter() - started
         if extension is None:
             raise EngineError("the answer broke off before its end")
+        if extension["degraded"]:
+            raise EngineError(f"answered without {' and '.join(extension['degraded'])}, which failed")
+        served = {name: extension[name] for name in ("adapter", "index")}
+        if served != {name: self.parts[name] for name in served}:
+            raise ReleaseChanged(f"{self.url} serves another release by now: {served}; start again to compare it")
         tokens = usage.get("completion_tokens", 0)
         between = (last - started - first) / (tokens - 1) if first and tokens > 1 else None
+        redactor = Redactor()
         return Answer(
             case=case.id,
             arm=way,
-            text=text,
+            text=redactor(text),
             route=extension["route"],
             citations=tuple(extension["citations"]),
             passages=tuple(self._shown(each) for each in extension["passages"]),
-            cost=Cost(first, time.perf_counter() - started, between, usage.get("prompt_tokens", 0), tokens),
+            leaked=tuple(sorted(redactor.counts)),
+            cost=Cost(first, total_s, between, usage.get("prompt_tokens", 0), tokens, run=self._run),
             extension=extension,
         )
 
@@ -195,21 +198,25 @@ class Asker:
         text = self._articles[path][passage["start"] : passage["end"]]
         return Shown(path, passage["heading"], text)
 
-    def _used(self) -> tuple[float | None, int | None]:
-        """CPU seconds so far and memory of service and engine; None where the key may not see them."""
+    def _cpu_s(self) -> float | None:
+        """CPU seconds of service and engine so far; None where the key may not see them. Their memory is noted."""
         try:
             found = dict(_USED.findall(get(self.url, "/metrics", self._key).decode()))
-            return float(found["cpu_seconds"]), int(float(found["memory_bytes"]))
-        except (SupportError, KeyError):
-            return None, None
+        except SupportError:
+            return None
+        cpu_s, memory = (float(found.get(name, "nan")) for name in ("cpu_seconds", "memory_bytes"))
+        if math.isnan(cpu_s) or math.isnan(memory):
+            return None
+        self.memory_bytes = max(self.memory_bytes or 0, int(memory))
+        return cpu_s
 
     def _file(self, way: str) -> Path:
         arm, _, name = way.partition("@")
         parts = self.parts
-        depends = [arm, parts["base"], parts["index"], parts["prompts"][name or "plain"], json.dumps(self._fields)]
+        depends = [arm, parts["base"], parts["index"], parts["prompts"][name or "plain"], parts["answers_by"]]
         if "lora" in arm:
             depends.append(parts["adapter"])
-        return self.kept / f"{content_id(*depends)}.jsonl"
+        return self.kept / f"{content_id(*depends, json.dumps(self._fields))}.jsonl"
 
     def _before(self, way: str) -> dict[str, Answer]:
         """Earlier answers of the way, by the case's conversation, which stands where else its id does."""
@@ -221,11 +228,23 @@ class Asker:
         return {answer.case: answer for answer in read_answers(path)}
 
     def _keep(self, case: Case, answer: Answer) -> None:
-        path = self._file(answer.arm)
-        with self._writing:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(written([replace(answer, case=_key(case))]))
+        """Of two lines about a case the later one holds: it also knows the CPU time."""
+        with self._writing, self._file(answer.arm).open("a", encoding="utf-8") as file:
+            file.write(written([replace(answer, case=_key(case))]))
+
+
+class ReleaseChanged(InputError):
+    """The service answered by other parts than those that the evaluation began with."""
+
+
+def _patiently(ask: Callable[[], _Result]) -> _Result:
+    """What `ask` returns, asked again while the service is busy."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return ask()
+        except Overloaded as error:
+            time.sleep(error.retry_after_s)
+    return ask()
 
 
 def _key(case: Case) -> str:

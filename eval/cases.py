@@ -34,7 +34,7 @@ class Case(BaseModel):
     reference: str | None = None
     facts: tuple[str, ...] = Field(default=(), description="Strings that a right answer holds.")
     forbidden: tuple[str, ...] = Field(default=(), description="Strings that no right answer holds.")
-    answerable: bool = True
+    answerable: bool | None = Field(default=True, description="An article answers it; null where nobody knows.")
     route: str | None = Field(default=None, description="The route that is right, where only one is.")
     slice: str | None = Field(default=None, description="What the case tries: `hit`, `trap`, `multi-turn`, …")
     topic: str | None = None

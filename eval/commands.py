@@ -52,6 +52,7 @@ def retrieval(cases: Path, lang: str | None, limit: int | None, as_json: bool, *
 )
 @click.option("--develop", type=existing, multiple=True, help="Other cases, to choose each arm's prompt on.")
 @click.option("--prompts", default="plain,short,one-example,three-examples", show_default=True, help="To choose from.")
+@click.option("--primary", default="facts", show_default=True, help="The metric that decides; see the report's names.")
 @click.option("--lang", type=click.Choice(["en", "zh"]), help="Only cases in this language.")
 @click.option("--limit", type=click.IntRange(1), help="At most this many cases, drawn with a fixed seed.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer; by default the service's.")
@@ -69,6 +70,7 @@ def ab(
     arms: str,
     develop: tuple[Path, ...],
     prompts: str,
+    primary: str,
     lang: str | None,
     limit: int | None,
     max_tokens: int | None,
@@ -108,10 +110,11 @@ def ab(
         cases=read_cases(cases, lang, limit),
         arms=arms.split(","),
         development=read_cases(develop, lang) if develop else (),
-        prompts=prompts.split(","),
+        prompts=prompts.split(",") if develop else ["plain"],
+        primary=primary,
         perplexity=perplexity,
         about=about,
-        files={path.name: sha256(path) for path in cases},
+        files={str(path): sha256(path) for path in cases},
     )
     asker = Asker(url, settings.evaluations / "asked", api_key, max_tokens)
     share_cores()
@@ -138,11 +141,13 @@ def ab(
 @click.argument("run")
 def evaluate_report(run: str, **options: Any) -> None:
     """Write the report of RUN, an evaluation's id, anew: with what people have judged on its judging page."""
+    import json
     from dataclasses import replace
 
     from assistant.state import State
     from eval import report
     from eval.cases import read_cases
+    from eval.judge import agreement_with_people
     from eval.judging import people
 
     settings = read(options)
@@ -151,10 +156,15 @@ def evaluate_report(run: str, **options: Any) -> None:
     groups = {case.id: case.group for case in read_cases(folder / "cases.jsonl") if case.group}
     state = State(settings.database_url)
     try:
-        judged = people(state.votes(run), results.baseline, results.candidate, groups)
+        votes = list(state.votes(run))
     finally:
         state.close()
-    results = replace(results, people=judged)
+    results = replace(results, people=people(votes, results.baseline, results.candidate, groups))
+    if results.judge:
+        scores = map(json.loads, (folder / "scores.jsonl").read_text(encoding="utf-8").splitlines())
+        judged = {row["case"]: row["judge"]["value"] for row in scores if row["arm"] == results.candidate}
+        agreed = agreement_with_people(judged, (results.baseline, results.candidate), votes)
+        results = replace(results, judge=results.judge | {"agreement": agreed})
     page = report.write(results, folder)
     click.echo(report.as_text(results))
     click.echo(f"\nthe report: {page}")

@@ -42,16 +42,23 @@ def clustered_mean(groups: Sequence[Sequence[float]], resamples: int = RESAMPLES
     Resampling groups, not cases, since cases of one group share an article; Cameron, Gelbach and Miller,
     "Bootstrap-based improvements for inference with clustered errors" (2008). It stays within the range of the
     scores, and is too narrow with few groups: 22 unequal ones are covered about 91 times in 100; `clustered_error`
-    holds there. `groups` must not be empty, nor any of them; where all have one mean (or there is one group only)
-    the interval is that point.
+    holds there. `groups` must not be empty, nor any of them.
+
+    Where all groups have one mean, or there is one group only, resampling finds nothing: the interval of scores of 0
+    and 1 is then Wilson's over as many observations as there are groups, and that of other scores the point. Of
+    differences, of which all may be 0, `eval.paired.difference` is the interval.
     """
     from scipy.stats import bootstrap
+    from statsmodels.stats.proportion import proportion_confint
 
     sums = np.array([sum(group) for group in groups])
     counts = np.array([len(group) for group in groups])
     mean = float(sums.sum() / counts.sum())
     if np.ptp(sums / counts) == 0:
-        return Interval(mean, mean, mean, int(counts.sum()))
+        low, high = mean, mean
+        if all(score in (0, 1) for group in groups for score in group):
+            low, high = map(float, proportion_confint(mean * len(groups), len(groups), method="wilson"))
+        return Interval(mean, low, high, int(counts.sum()))
     interval = bootstrap(
         (sums, counts),
         lambda total, n, axis: total.sum(axis=axis) / n.sum(axis=axis),

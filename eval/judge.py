@@ -16,18 +16,19 @@ import threading
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 from assistant.redaction import Redactor, redact
-from eval.agreement import Agreement, PositionBias, Vote, agreement, position_bias
+from assistant.state import Judgement
+from eval.agreement import PositionBias, Vote, agreement, position_bias
 from eval.metrics import Score
 from retrieval.errors import EngineError, EngineUnavailable, InputError
 from retrieval.files import content_id, storage_errors, write_text
@@ -141,19 +142,6 @@ class Verdicts:
             for verdict in self.verdicts
         }
 
-    def agreement_with(self, people: Sequence[Vote]) -> Agreement | None:
-        """How far the judge agrees with the majority of `people` on the cases of these arms that both judged.
-
-        The item of a vote is the id of its case. `raw` and `kappa` are what compares with other judges.
-        """
-        chosen: dict[str, list[str]] = {}
-        for vote in people:
-            if {vote.left, vote.right} == {*self.arms}:
-                chosen.setdefault(vote.item, []).append(vote.choice)
-        theirs = [self._vote("people", case, _majority(choices)) for case, choices in chosen.items()]
-        mine = [self._vote("model", verdict.case, verdict.choice) for verdict in self.verdicts if verdict.choice]
-        return agreement([*mine, *theirs])
-
     def as_dict(self) -> dict[str, Any]:
         """The summary, as a report shows it."""
         bias = self.bias
@@ -169,11 +157,6 @@ class Verdicts:
             "bias": {"first": vars(bias.first), "p": bias.p, "biased": self.biased} if bias else None,
             "unusable": self.unusable,
         }
-
-    def _vote(self, judge: str, case: str, choice: str) -> Vote:
-        if choice == "tie":
-            return Vote(judge, case, "tie", *self.arms)
-        return Vote(judge, case, "left" if choice == self.arms[0] else "right", *self.arms)
 
 
 @dataclass(frozen=True)
@@ -253,14 +236,13 @@ class Judge:
         key = hashlib.sha256(asked.encode()).hexdigest()
         if (known := replies.known.get(key)) is not None:
             return known
-        if len(replies.failures) >= GIVE_UP:
-            raise EngineUnavailable(replies.failures[0])
+        if problem := replies.gave_up():
+            raise EngineUnavailable(problem)
         try:
             text = redact(self._ask(body))
         except EngineError as error:
-            replies.failures.append(str(error))
+            replies.failed(str(error))
             raise
-        replies.failures.clear()
         replies.keep(key, text)
         return text
 
@@ -294,7 +276,7 @@ class _Replies:
 
     def __init__(self, path: Path | None) -> None:
         self.known: dict[str, str] = {}
-        self.failures: list[str] = []
+        self._failures: list[str] = []
         """Since the last reply."""
         self._path = path
         self._lock = threading.Lock()
@@ -312,14 +294,54 @@ class _Replies:
         if cut:
             write_text(path, "".join(f"{line}\n" for line in lines))
 
+    def failed(self, problem: str) -> None:
+        with self._lock:
+            self._failures.append(problem)
+
+    def gave_up(self) -> str | None:
+        """The first of `GIVE_UP` failures in a row."""
+        with self._lock:
+            return self._failures[0] if len(self._failures) >= GIVE_UP else None
+
     def keep(self, key: str, reply: str) -> None:
         self.known[key] = reply
-        if self._path is None:
-            return
-        with self._lock, storage_errors(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
+        with self._lock:
+            self._failures.clear()
+            if self._path:
+                self._write(self._path, key, reply)
+
+    def _write(self, path: Path, key: str, reply: str) -> None:
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, "reply": reply}) + "\n")
+
+
+def agreement_with_people(
+    values: Mapping[str, float | None], arms: tuple[str, str], votes: Iterable[Judgement]
+) -> dict[str, Any] | None:
+    """How far the judge agrees with the majority of people on the cases of `arms` that both judged; None without any.
+
+    `values` are the judge's scores by case, as `Verdicts.scores` gives them. `raw` is the share of cases on which both
+    chose alike, `kappa` Cohen's; they compare with those of other judges.
+    """
+    chosen: dict[str, list[str]] = {}
+    for vote in votes:
+        if {vote.left_arm, vote.right_arm} == {*arms}:
+            given = Vote(vote.judge, vote.case_id, vote.preferred, vote.left_arm, vote.right_arm)
+            chosen.setdefault(given.item, []).append(given.choice)
+    worth = {arms[0]: 0.0, arms[1]: 1.0, "tie": 0.5}
+    theirs = {case: worth[_majority(given)] for case, given in chosen.items()}
+    sides: dict[float, Literal["left", "right", "tie"]] = {0.0: "left", 1.0: "right", 0.5: "tie"}
+    agreed = agreement(
+        [
+            Vote(judge, case, sides[value], *arms)
+            for judge, held in (("model", values), ("people", theirs))
+            for case, value in held.items()
+            if value is not None
+        ]
+    )
+    return {"n": agreed.items, "raw": agreed.raw, "kappa": agreed.kappa} if agreed else None
 
 
 def _redacted(duel: Duel) -> Duel:

@@ -22,7 +22,7 @@ from assistant.state import MOST_JUDGE_CHARACTERS, Judgement, State
 from eval.agreement import Vote, agreement, position_bias
 from eval.answers import Answer, Shown, read_answers
 from eval.cases import Case, read_cases
-from eval.intervals import Interval, clustered_mean, share
+from eval.intervals import Interval, clustered_mean
 from eval.results import People
 from retrieval.errors import InputError
 
@@ -34,11 +34,10 @@ _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, ma
 
 @dataclass(frozen=True)
 class Pair:
-    """What two arms answered to one case."""
+    """What two arms answered to one case, without personal data."""
 
     case: str
     asked: tuple[dict[str, str], ...]
-    """Redacted, as the arms were given it."""
     reference: str | None
     passages: tuple[Shown, ...]
     """Those of either arm: whose they are would tell which arm searched."""
@@ -122,7 +121,7 @@ def router(evaluations: Path, state: State, admitted: Callable[[Request], Tenant
     def run_of(id: str) -> Run:
         folder = next((folder for folder in _folders(evaluations) if folder.name == id), None)
         if folder is None:
-            raise HTTPException(404, f"there is no evaluation {redact(id)[:60]!r}; run: assistant ab")
+            raise HTTPException(404, f"there is no evaluation {redact(id)[:60]!r}; run: assistant evaluate ab")
         return read(folder, (folder / "answers.jsonl").stat().st_mtime_ns)
 
     return routes
@@ -163,13 +162,7 @@ def _share(decided: list[Vote], candidate: str, groups: Mapping[str, str]) -> In
     clusters: dict[str, list[float]] = {}
     for vote in decided:
         clusters.setdefault(groups.get(vote.item, vote.item), []).append(float(vote.choice == candidate))
-    if not clusters:
-        return None
-    if len({score for scores in clusters.values() for score in scores}) == 1:
-        # A bootstrap of votes that are all alike is a point, however few they are.
-        unanimous = share([vote.choice == candidate for vote in decided[: len(clusters)]])
-        return Interval(unanimous.mean, unanimous.low, unanimous.high, len(decided))
-    return clustered_mean(list(clusters.values()))
+    return clustered_mean(list(clusters.values())) if clusters else None
 
 
 def _folders(evaluations: Path) -> Iterator[Path]:
@@ -207,18 +200,18 @@ def _read(folder: Path, stamp: int) -> Run:
 
 
 def _pair(case: Case, answers: Mapping[str, Answer]) -> Pair:
-    asked = case.conversation()
-    redacted = Redactor().conversation([message["content"] for message in asked])
+    asked, redactor = case.conversation(), Redactor()
+    redacted = redactor.conversation([message["content"] for message in asked])
+    passages = {passage for answer in answers.values() for passage in answer.passages}
     return Pair(
         case=case.id,
         asked=tuple({"role": message["role"], "content": text} for message, text in zip(asked, redacted, strict=True)),
-        reference=case.reference,
+        reference=redactor(case.reference) if case.reference else None,
         passages=tuple(
-            sorted(
-                {passage for answer in answers.values() for passage in answer.passages}, key=lambda p: (p.path, p.text)
-            )
+            Shown(passage.path, redactor(passage.heading), redactor(passage.text))
+            for passage in sorted(passages, key=lambda p: (p.path, p.text))
         ),
-        texts={arm: without_markers(answer.text).strip() for arm, answer in answers.items()},
+        texts={arm: redactor(without_markers(answer.text).strip()) for arm, answer in sorted(answers.items())},
     )
 
 

@@ -25,7 +25,7 @@ class Metric:
     better: Better
     margin: float
     """A loss smaller than this is no loss (non-inferiority)."""
-    unit: Literal["share", "score", "s", "tokens", "bytes"] = "share"
+    unit: Literal["share", "score", "s", "tokens"] = "share"
     """A share is from 0 to 1, of answers or of what is in one; a score has its own range."""
 
 
@@ -56,10 +56,13 @@ METRICS = (
     _metric("between tokens", "字间时间", "lower", 0.05, "s"),
     _metric("answer tokens", "回答长度", "lower", 20.0, "tokens"),
     _metric("CPU", "CPU 时间", "lower", 1.0, "s"),
-    _metric("memory", "内存", "lower", 1e9, "bytes"),
 )
-"""In the order of the report. The first is the primary one unless another is chosen."""
+"""In the order of the report."""
 PRIMARY = "facts"
+"""Decides, unless another one is chosen."""
+COSTS = ("words", "first token", "total", "between tokens", "answer tokens", "CPU")
+"""What an answer takes is told beside the verdict, and decides nothing."""
+QUALITY = tuple(metric.name for metric in METRICS if metric.name not in COSTS)
 
 
 def metric(name: str) -> Metric:

@@ -1,18 +1,21 @@
 """An experiment on customers, read from its transcripts: what each arm shows, and whether it differs from the control.
 
 requests → conversations, those of one arm → values of each unit → mean over units → differences to the control
+           one id, or one opening without a long pause
+
+Strangers without ids who open alike at the same time are one conversation: nothing tells them apart.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
 
-from assistant.experiment import Experiment, Stop
+from assistant.experiment import HOLDOUT, Experiment, Stop
 from assistant.state import Recorded, State
 from eval.intervals import Interval
 from eval.sequential import ALARM, Arm, difference, sample_ratio, sequence
@@ -32,6 +35,8 @@ BETTER: dict[Metric, Literal["higher", "lower"]] = {
 }
 REPEAT = timedelta(hours=72)
 """A customer who is back within it was not helped."""
+PAUSE = timedelta(minutes=30)
+"""After it the same opening, without a conversation's id, begins another conversation."""
 ALPHA = 0.05
 """Chance that any arm of a harmless experiment is ever stopped, at most."""
 LEAST_UNITS = 50
@@ -85,6 +90,8 @@ class Online:
     at: datetime
     arms: tuple[Shown, ...]
     """The control first."""
+    holdout: Shown | None
+    """Who gets `assistant` as it always is, for the reader to see; None without any. It is compared to nothing."""
     differences: tuple[Difference, ...]
     split: dict[str, int]
     """Units of each arm up to the first stop."""
@@ -110,6 +117,7 @@ class Online:
             "experiment": self.experiment.model_dump(mode="json"),
             "at": self.at.isoformat(),
             "arms": [asdict(arm) for arm in self.arms],
+            "holdout": self.holdout and asdict(self.holdout),
             "differences": verdicts,
             "split": {"units": self.split, "p": self.split_p, "alarm": self.alarm},
             "mixed": self.mixed,
@@ -121,8 +129,9 @@ class Online:
         experiment = self.experiment
         end = f"{experiment.end:%Y-%m-%d %H:%M %Z}" if experiment.end else "no end"
         lines = [f"{experiment.name}: {experiment.start:%Y-%m-%d %H:%M %Z} to {end}"]
-        for i in range(0, len(self.arms), _COLUMNS):
-            lines += ["", *_table(self.arms[i : i + _COLUMNS])]
+        columns = [*self.arms, *([self.holdout] if self.holdout else [])]
+        for i in range(0, len(columns), _COLUMNS):
+            lines += ["", *_table(columns[i : i + _COLUMNS])]
         for arm in self.arms[1:]:
             lines += ["", f"{arm.name} minus {experiment.control}"]
             lines += [self._line(each) for each in self.differences if each.arm == arm.name]
@@ -158,6 +167,7 @@ def online(state: State, experiment: Experiment, now: datetime, stops: Sequence[
     talks = _talks(state.recorded(experiment.start - REPEAT), experiment, now)
     pure = [talk for talk in talks if talk.arm is not None]
     arms = {name: [talk for talk in pure if talk.arm == name] for name in experiment.arms}
+    held = [talk for talk in pure if talk.arm == HOLDOUT]
     control = experiment.control
     differences = []
     for name in list(experiment.arms)[1:]:
@@ -173,6 +183,7 @@ def online(state: State, experiment: Experiment, now: datetime, stops: Sequence[
         experiment=experiment,
         at=now,
         arms=tuple(_shown(name, arm.model, arms[name]) for name, arm in experiment.arms.items()),
+        holdout=_shown(HOLDOUT, "assistant", held) if held else None,
         differences=tuple(differences),
         split=split,
         split_p=sample_ratio(list(split.values()), [arm.share for arm in experiment.arms.values()]),
@@ -239,8 +250,17 @@ class _Talk:
         return None if self.mixed else next(iter(self.arms))
 
     @property
+    def customer(self) -> str | None:
+        return next((request.customer for request in self.requests if request.customer), None)
+
+    @property
     def unit(self) -> str:
-        return self.requests[0].unit or ""
+        """The customer's, as soon as it is known who that is."""
+        return next((it.unit for it in self.requests if it.customer), self.requests[0].unit) or ""
+
+    @property
+    def began(self) -> datetime:
+        return self.requests[0].at
 
     @property
     def ended(self) -> datetime:
@@ -248,22 +268,47 @@ class _Talk:
 
 
 def _talks(requests: Iterable[Recorded], experiment: Experiment, now: datetime) -> list[_Talk]:
-    """The conversations, as far as their requests are known to belong together."""
-    groups: dict[tuple[str, str | None, str], list[Recorded]] = {}
-    for request in requests:
-        if name := request.conversation or request.opening:
-            groups.setdefault((request.tenant, request.customer, name), []).append(request)
+    """The conversations in order of their beginnings, and whether their customers came back."""
+    groups = _conversations(requests)
+    talks = [
+        _Talk(
+            group,
+            frozenset(each.arm if each.experiment == experiment.name else None for each in group),
+            judged=now - group[-1].at >= REPEAT,
+            repeated=False,
+        )
+        for group in groups
+    ]
     begun: dict[str, list[datetime]] = {}
-    for (_, customer, _), group in groups.items():  # in order of their first requests
-        if customer:
-            begun.setdefault(customer, []).append(group[0].at)
-    talks = []
-    for (_, customer, _), group in groups.items():
-        arms = frozenset(each.arm if each.experiment == experiment.name else None for each in group)
-        ended, times = group[-1].at, begun.get(customer or "", [])
-        later = times[bisect_right(times, group[0].at) :]
-        talks.append(_Talk(group, arms, now - ended >= REPEAT, bool(later) and later[0] - ended <= REPEAT))
-    return talks
+    for talk in talks:
+        if talk.customer:
+            begun.setdefault(talk.customer, []).append(talk.began)
+    return [replace(talk, repeated=_is_back(talk, begun.get(talk.customer or "", []))) for talk in talks]
+
+
+def _is_back(talk: _Talk, begun: Sequence[datetime]) -> bool:
+    """Whether the customer began another conversation soon after; `begun` are the times of all, in order."""
+    later = begun[bisect_right(begun, talk.began) :]
+    return bool(later) and later[0] - talk.ended <= REPEAT
+
+
+def _conversations(requests: Iterable[Recorded]) -> list[list[Recorded]]:
+    """Requests, given in order of time, that are known to belong together."""
+    found: list[list[Recorded]] = []
+    under_way: dict[tuple[str, ...], list[Recorded]] = {}
+    for request in requests:
+        if request.conversation:
+            key: tuple[str, ...] = (request.tenant, request.conversation)
+        elif request.opening:
+            key = (request.tenant, request.customer or "", request.opening)
+        else:
+            continue
+        talk = under_way.get(key)
+        if talk is None or (not request.conversation and request.at - talk[-1].at >= PAUSE):
+            talk = under_way[key] = []
+            found.append(talk)
+        talk.append(request)
+    return found
 
 
 def _values(talk: _Talk, metric: Metric) -> list[float]:
@@ -279,7 +324,7 @@ def _values(talk: _Talk, metric: Metric) -> list[float]:
         case "handoff":
             return [float(handed_over)]
         case "repeat_contact":
-            return [float(talk.repeated)] if talk.judged and requests[0].customer else []
+            return [float(talk.repeated)] if talk.judged and talk.customer else []
         case "failed":
             return [float(request.status == "failed" or request.engine_failed) for request in requests]
         case "total_ms":

@@ -23,12 +23,15 @@ class Arm:
     metrics: dict[str, Interval]
     """By metric name; one that no answer has is missing."""
     failed: int = 0
-    """Cases without an answer of this arm; they are left out of every comparison."""
+    """Cases without an answer of this arm; they are left out of its comparisons."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arms on the same cases, `second` minus `first`, corrected by Holm over the metrics."""
+    """Two arms on the same cases, `second` minus `first`.
+
+    The primary metric stands alone; Holm's correction is over the others of quality, and over the costs.
+    """
 
     first: str
     second: str
@@ -37,10 +40,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Slice:
-    """The primary metric on some of the cases."""
+    """A metric on some of the cases: the primary one, or abstention where it says nothing of them."""
 
     by: Literal["slice", "route", "language", "topic"]
+    """`route`: the one that is right."""
     value: str
+    metric: str
     arms: dict[str, float]
     """Mean by arm."""
     difference: Difference | None
@@ -128,7 +133,7 @@ class Results:
     worst: list[Example]
     training: list[Curve] = field(default_factory=list)
     lineage: dict[str, Any] = field(default_factory=dict)
-    """Release, adapter, index, base, prompt, versions, machine, seed."""
+    """Release, adapter, index, base, prompts, training, seed, and the machine that evaluated."""
     people: People | None = None
     judge: dict[str, Any] | None = None
     """The judge model: name, scored, unscored, bias, agreement with people."""

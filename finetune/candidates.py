@@ -126,7 +126,7 @@ def candidates(
         counts["answers: beyond the limit"] = len(kept) - limit
         kept = [kept[i] for i in sorted(random.Random(seed).sample(range(len(kept)), limit))]
     made = [
-        _candidate(turn, index, passages, topic_of[id(turn)], bool(trained_on))
+        candidate(turn, index, passages, topic_of[id(turn)], bool(trained_on))
         for turn in tqdm(kept, "finding articles", unit="answer", disable=None)
     ]
     counts["candidates"] = len(made)
@@ -237,7 +237,8 @@ def _untrained(turns: Sequence[Turn], trained_on: Sequence[Turn], counts: Counte
     return kept
 
 
-def _candidate(turn: Turn, index: Index, passages: int, topic: str, compared: bool) -> Candidate:
+def candidate(turn: Turn, index: Index, passages: int, topic: str, compared: bool) -> Candidate:
+    """The case that a logged answer makes; `compared`: it is known that no training saw it."""
     said = [message for message in turn.conversation if message.role in ("user", "assistant")]
     answer = turn.answer.content
     told = quality.core(answer)

@@ -1,11 +1,13 @@
 """The commands that train, and that measure what training did."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from assistant.options import existing, live_adapter, print_json, read, settings_options, share_cores
+from finetune.nights import STEPS
 
 
 @click.command()
@@ -48,11 +50,9 @@ def train(
 
     The adapter goes live if none is live for this base yet. A run that was killed goes on where it was.
     """
-    from dataclasses import asdict
-
     from finetune.logs import read_columns
-    from finetune.night import train_on_logs
     from finetune.recipe import read_recipe
+    from finetune.run import train_on_logs
 
     overrides = {"max_examples": max_examples, "max_steps": max_steps, "minutes": minutes}
     chosen = read_recipe(recipe, **overrides, continue_from=continue_from)
@@ -151,3 +151,65 @@ def evaluate_cases(
 
     named = read_columns(columns) if columns else None
     propose(read(options), logs, out, click.echo, training, limit, seed, force, named)
+
+
+@click.command()
+@settings_options("base", "encoder")
+@click.option(
+    "--plan", type=existing, help="YAML file (default: nightly.yaml in the home); the README lists its fields."
+)
+@click.option("--dry-run", is_flag=True, help="Say what the night would do, and leave.")
+@click.option(
+    "--from", "again_from", type=click.Choice(STEPS), help="Make the outcome of this step and later ones anew."
+)
+@click.option("--explain", is_flag=True, help="Say why the last night ended as it did, and leave.")
+@click.option(
+    "--every", "every_h", type=click.FloatRange(min=0, min_open=True), help="Go on, a night every so many hours."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the night as JSON.")
+def nightly(
+    plan: Path | None,
+    dry_run: bool,
+    again_from: str | None,
+    explain: bool,
+    every_h: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Retrain on what is new, and promote the adapter if it is better: promoted, kept, waiting or failed.
+
+    \b
+    articles indexed anew → new logs and transcripts cleaned → a challenger trained
+    champion and challenger asked the same cases → the gate's rules → promoted, or kept with the reasons
+
+    The same night again goes on where it was. Exit code 0, also for kept; 1 for failed; 75 while another night runs.
+    """
+    import sys
+    import time
+
+    from finetune import nights
+
+    settings = read(options)
+    if explain:
+        last = nights.read_all(settings.home / "nights")[-1:]
+        click.echo(nights.as_text(last[0]) if last else "there was no night yet")
+        return
+    share_cores()
+    from finetune.nightly import Busy, read_plan
+    from finetune.nightly import nightly as do_night
+
+    path = plan or settings.home / "nightly.yaml"
+    while True:
+        began = time.monotonic()
+        try:
+            night = do_night(settings, read_plan(path), lambda text: click.echo(text, err=as_json), dry_run, again_from)
+        except Busy as error:
+            click.echo(f"assistant: {error}", err=True)
+            sys.exit(75)
+        if as_json:
+            print_json(night and asdict(night))
+        elif night:
+            click.echo(nights.as_text(night))
+        if every_h is None:
+            sys.exit(1 if night and night.word == "failed" else 0)
+        time.sleep(max(0.0, every_h * 3600 - (time.monotonic() - began)))

@@ -61,6 +61,12 @@ def rows(run: Path, name: str) -> Sequence[Row]:
     return load_from_disk(str(folder)) if folder.exists() else []
 
 
+def answers(run: Path) -> int:
+    """How many logged answers the run learns from or is validated on, those of earlier runs left out."""
+    with (run / FOLDER / "turns.jsonl").open(encoding="utf-8") as file:
+        return sum(1 for _ in file)
+
+
 def prepare(
     run: Path,
     logs: Iterable[Conversation | BadLine],
@@ -120,6 +126,7 @@ def prepare(
             if made:  # of no rows `datasets` writes what it cannot read
                 datasets.Dataset.from_list(made).save_to_disk(str(folder / name))
         _write_lines(folder / "turns.jsonl", (turn.as_dict() for turn in turns))
+        _write_lines(folder / "validation.jsonl", (turn.as_dict() for turn in parts.validation))
         _write_lines(folder / "set_aside.jsonl", map(asdict, aside))
         (folder / "topics.md").write_text(topics.report(found), encoding="utf-8")
         (folder / "bursts.txt").write_text(bursts.report(suspects), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""From logs to a live adapter, in one call: what `assistant train` does, and the nightly job will."""
+"""One training run, from logs to an adapter: what `assistant train` does, and the nightly job."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +11,7 @@ from assistant.base_models import fingerprint, languages, load_tokenizer, prepar
 from assistant.live_index import open_index
 from assistant.prompt import Message, Role
 from assistant.redaction import Redactor
+from assistant.releases import Release
 from assistant.settings import Settings
 from eval.cases import read_cases
 from finetune import dataset
@@ -19,6 +20,7 @@ from finetune.cleaning.split import HeldOut
 from finetune.logs import BadLine, Columns, Conversation, log_files, read_logs
 from finetune.recipe import Recipe
 from finetune.train import Result, train
+from retrieval.errors import NotReady
 from retrieval.files import alone, content_id, sha256
 
 
@@ -29,8 +31,13 @@ def train_on_logs(
     say: Callable[[str], None],
     columns: Columns | None = None,
     cases: Sequence[Path] = (),
+    release: Release | None = None,
+    least: int = 1,
 ) -> Result | None:
     """Train on `logs` and publish the adapter if none is live for this base.
+
+    With `release` its index is searched and its adapter is the one called `live`, and nothing is published. Under
+    `least` answers to learn from nothing is trained.
 
     The same logs, recipe, base model, index and prompt give the same run, which is not repeated, and goes on where it
     was if it was killed. `columns` are those of ticket exports; `cases` are to be evaluated on, so nothing that is
@@ -38,6 +45,7 @@ def train_on_logs(
     it returns a result.
 
     Raises:
+        NotReady: There are fewer than `least` answers.
         InputError: A log file is missing, nothing in the logs can be learned from, or a case has a twin in them.
         SupportError: Training diverged, or memory ran out.
         StorageError: The disk refused. In each case nothing was published.
@@ -45,7 +53,7 @@ def train_on_logs(
     import torch
     from accelerate import PartialState
 
-    release = releases.live(settings.releases)
+    go_live, release = release is None, release or releases.live(settings.releases)
     source = prepare(settings.base, settings.models)
     written = settings.base_languages or languages(settings.base)
     start = started_from(recipe, settings.adapters, release.adapter, settings.base)
@@ -67,6 +75,9 @@ def train_on_logs(
                 if rows is None:
                     entries = read_logs(logs, columns)
                     rows = _prepare(settings, entries, recipe, source, run, release.index, written, cases, say)
+            answers = dataset.answers(run)
+            if answers < least:
+                raise NotReady(f"{answers} answers to learn from, fewer than the {least} that a training needs")
             facts = {
                 "run": run.name,
                 "index": release.index,
@@ -82,7 +93,8 @@ def train_on_logs(
             say(_told(result))
         if not state.is_main_process:
             return None
-        _publish(settings, result.adapter, recipe, say)
+        if go_live:
+            _publish(settings, result.adapter, recipe, say)
     return result
 
 
@@ -123,7 +135,7 @@ def _prepare(
         written,
         settings.passages,
         held_out=[held for file in cases for held in _held_out(file)],
-        earlier=_earlier(settings.runs, run),
+        earlier=_earlier(settings, run),
     )
     for kind, count in rows.counts.items():
         say(f"  {count:6} {kind}")
@@ -143,10 +155,15 @@ def _held_out(cases: Path) -> list[HeldOut]:
     return found
 
 
-def _earlier(runs: Path, run: Path) -> list[Path]:
-    """The folders of earlier runs that ended, newest first."""
-    ended = [path.parent for path in runs.glob("*/result.json") if path.parent != run]
-    return sorted(ended, key=lambda folder: (folder / "result.json").stat().st_mtime, reverse=True)
+def _earlier(settings: Settings, run: Path) -> list[Path]:
+    """The folders of earlier runs whose adapters were live at some time, newest first.
+
+    What the others learned was not good enough to serve, and shall not come back by replay.
+    """
+    served = {releases.read(settings.releases, entry.release).adapter for entry in releases.history(settings.releases)}
+    ended = [path for path in settings.runs.glob("*/result.json") if path.parent != run]
+    ended = [path for path in ended if json.loads(path.read_text(encoding="utf-8"))["adapter"] in served]
+    return [path.parent for path in sorted(ended, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def _publish(settings: Settings, adapter: str, recipe: Recipe, say: Callable[[str], None]) -> None:

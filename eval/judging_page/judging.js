@@ -9,7 +9,7 @@ const TEXTS = {
     key: "API key of an administrator", unlock: "Continue",
     task: "You will see a customer's question and two answers. Which would you rather have sent?",
     name: "Your name, or a nickname", run: "Evaluation", begin: "Begin",
-    none: "No evaluation is finished yet. It is made by: assistant ab", customer: "Customer", assistant: "Assistant",
+    none: "No evaluation is finished yet. It is made by: assistant evaluate ab", customer: "Customer", assistant: "Assistant",
     a: "Answer A", b: "Answer B", empty: "(empty answer)", reference: "Reference answer",
     passages: "Passages of the help centre", why: "Why? (optional, before you choose)", relevance: "Relevance",
     correctness: "Correctness", readability: "Readability", left: "A better", right: "B better", tie: "Tie",
@@ -19,7 +19,7 @@ const TEXTS = {
   zh: {
     title: "哪个回答更好？", otherLanguage: "English", judging: "问题与回答", undo: "撤销", key: "管理员的 API 密钥", unlock: "继续",
     task: "您将看到客户的问题和两个回答。您更愿意发送哪一个？", name: "您的姓名或昵称", run: "评测", begin: "开始",
-    none: "还没有完成的评测。请先运行：assistant ab", customer: "客户", assistant: "客服", a: "回答 A", b: "回答 B",
+    none: "还没有完成的评测。请先运行：assistant evaluate ab", customer: "客户", assistant: "客服", a: "回答 A", b: "回答 B",
     empty: "（空回答）", reference: "参考答案", passages: "帮助中心段落", why: "理由（可选，请先勾选再投票）", relevance: "切题",
     correctness: "正确", readability: "易读", left: "A 更好", right: "B 更好", tie: "不相上下",
     end: "已全部评完，谢谢！", of: " / ", unreachable: "无法连接服务，请重试。", refused: "此密钥不是管理员的密钥。",

@@ -154,25 +154,23 @@ def latency(results: Results, language: Language) -> Plot | None:
 
 
 def slices(results: Results, language: Language) -> Plot | None:
-    """The primary metric of baseline and candidate on each slice, and their difference."""
-    primary = metric(results.primary)
+    """The metric of each slice for baseline and candidate, and their difference; of slices judged by a share."""
     pair = (results.baseline, results.candidate)
-    rows = [it for it in results.slices if set(pair) <= it.arms.keys()]
+    rows = [it for it in results.slices if set(pair) <= it.arms.keys() and metric(it.metric).unit == "share"]
     if not rows:
         return None
-    words, names = wording.texts(language)["plots"], wording.texts(language)["slices"]
-    labels = [names[it.value] if it.by == "language" and it.value in names else it.value for it in rows]
-    scale = 100 if primary.unit == "share" else 1
+    words = wording.texts(language)["plots"]
+    labels = [_slice_label(it, results, language) for it in rows]
     figure, (means, changes) = _figure([ROW * len(rows)], _room(labels), columns=2)
     for row, it in enumerate(rows):
-        first, second = (scale * it.arms[name] for name in pair)
+        first, second = (100 * it.arms[name] for name in pair)
         means.plot([first, second], [row, row], color=LINE, linewidth=2, zorder=1)
         _point(means, first, row, MUTED, filled=False)
         _point(means, second, row, ACCENT, filled=True)
         if it.difference:
-            _whisker(changes, [scale * it.difference.low, scale * it.difference.high], row, MUTED)
-            _point(changes, scale * it.difference.mean, row, MUTED, filled=True)
-    _centred(changes, [scale * max(abs(it.low), abs(it.high)) for it in _telling(rows)])
+            _whisker(changes, [100 * it.difference.low, 100 * it.difference.high], row, MUTED)
+            _point(changes, 100 * it.difference.mean, row, MUTED, filled=True)
+    _centred(changes, [100 * max(abs(it.low), abs(it.high)) for it in _telling(rows)])
     changes.axvline(0, color=MUTED, linewidth=1, zorder=1)
     _rows(means, labels)
     _rows(changes, [""] * len(rows))
@@ -180,18 +178,24 @@ def slices(results: Results, language: Language) -> Plot | None:
         if rows[row].by != rows[row - 1].by:
             for axis in (means, changes):
                 axis.axhline(row - 0.5, color=LINE, linewidth=1)
-    means.set_xlabel(wording.texts(language)["units"][primary.unit])
-    changes.set_xlabel(words["points"] if primary.unit == "share" else "")
+    means.set_xlabel("%")
+    changes.set_xlabel(words["points"])
     alt = "; ".join(
         words["alt_slice"].format(
             value=label,
-            first=f"{pair[0]} {wording.value(it.arms[pair[0]], primary, language)}",
-            second=f"{pair[1]} {wording.value(it.arms[pair[1]], primary, language)}",
+            first=f"{pair[0]} {wording.value(it.arms[pair[0]], metric(it.metric), language)}",
+            second=f"{pair[1]} {wording.value(it.arms[pair[1]], metric(it.metric), language)}",
         )
-        + (f" ({wording.change_interval(it.difference, primary, language)})" if it.difference else "")
+        + (f" ({wording.change_interval(it.difference, metric(it.metric), language)})" if it.difference else "")
         for label, it in zip(labels, rows, strict=True)
     )
     return _plot("slices", figure, results, language, alt)
+
+
+def _slice_label(part: Slice, results: Results, language: Language) -> str:
+    """The slice, with its metric where that is not the primary one."""
+    named = wording.texts(language)["slices"][part.value] if part.by == "language" else part.value
+    return named if part.metric == results.primary else f"{named} · {metric(part.metric).label[language]}"
 
 
 def training(results: Results, language: Language) -> Plot | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from eval.metrics import metric
 from eval.report import wording
-from eval.report.view import arm_order, measured
+from eval.report.tables import arm_order, measured
 from eval.results import Results
 
 COLUMNS = 100
@@ -52,17 +52,18 @@ def _differences(results: Results) -> list[list[str]]:
 
 
 def _slices(results: Results) -> list[list[str]]:
-    it, parts = metric(results.primary), results.slices
-    differences = [part.difference for part in parts]
+    parts = [(part, metric(part.metric)) for part in results.slices]
+    differences = [(part.difference, it) for part, it in parts]
     return [
-        [f"{it.name} by slice", *(f"{part.by} {part.value}" for part in parts)],
-        ["n", *(str(part.n) for part in parts)],
+        ["slice", *(f"{part.by} {part.value}" for part, _ in parts)],
+        ["metric", *(it.name for _, it in parts)],
+        ["n", *(str(part.n) for part, _ in parts)],
         *(
-            [name, *(wording.value(part.arms[name], it, "en") if name in part.arms else "-" for part in parts)]
+            [name, *(wording.value(part.arms[name], it, "en") if name in part.arms else "-" for part, it in parts)]
             for name in (results.baseline, results.candidate)
         ),
-        ["difference", *(wording.change(found.mean, it, "en") if found else "-" for found in differences)],
-        ["95% interval", *(wording.change_interval(found, it, "en") if found else "-" for found in differences)],
+        ["difference", *(wording.change(found.mean, it, "en") if found else "-" for found, it in differences)],
+        ["95% interval", *(wording.change_interval(found, it, "en") if found else "-" for found, it in differences)],
     ]
 
 

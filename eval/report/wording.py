@@ -14,6 +14,8 @@ from retrieval.language import Language
 FOLDER = Path(__file__).parent
 SIGNIFICANT = 0.05
 """Of `Difference.p_holm`, below which two arms differ."""
+_SMALLEST = {"share": 0.001, "tokens": 0.1, "s": 0.001, "score": 0.01}
+"""Change that is shown as other than 0, by unit."""
 _ALPHA_LEVELS = ((0.0, "none"), (0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
 
 
@@ -47,6 +49,11 @@ def change(number: float, metric: Metric, language: Language, signed: bool = Tru
     return f"{sign}{digits}{unit}"
 
 
+def detectable(difference: Difference, metric: Metric, language: Language) -> str:
+    """The smallest difference that would probably have been seen, rounded up to what is shown: never `0.0 points`."""
+    return change(max(difference.smallest_detectable, _SMALLEST[metric.unit]), metric, language, signed=False)
+
+
 def change_interval(difference: Difference, metric: Metric, language: Language) -> str:
     """`+1.0 to +9.4 points`, of which the first has no unit."""
     words = texts(language)["units"]
@@ -60,8 +67,6 @@ def _number(number: float, metric: Metric, change: bool = False) -> str:
     match metric.unit:
         case "share":
             return f"{100 * number:.{int(change)}f}"
-        case "bytes":
-            return f"{number / 1e9:.2f}"
         case "tokens":
             return f"{number:.{int(change)}f}"
         case "s":
@@ -80,7 +85,7 @@ def gain(difference: Difference, metric: Metric) -> float:
 
 
 def winner(difference: Difference | None, metric: Metric) -> str:
-    """`first` or `second`; empty where the difference does not stand after correction."""
+    """`first` or `second`; empty where the difference is not significant."""
     if difference is None or difference.p_holm >= SIGNIFICANT or difference.mean == 0:
         return ""
     return "second" if gain(difference, metric) > 0 else "first"

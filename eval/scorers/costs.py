@@ -13,5 +13,4 @@ def costs(answer: Answer) -> dict[str, Score]:
         "between tokens": Score(cost.between_s),
         "answer tokens": Score(float(cost.completion_tokens)),
         "CPU": Score(cost.cpu_s),
-        "memory": Score(None if cost.memory_bytes is None else float(cost.memory_bytes)),
     }

@@ -9,6 +9,11 @@ from eval.answers import Answer
 from eval.cases import Case
 from eval.metrics import Score
 
+_LATIN = r"[a-z\u00df-\u024f]"
+_START = rf"(?:(?<!{_LATIN})(?={_LATIN})|(?<![\d.])(?=\d)|(?!{_LATIN}|\d))"
+_END = rf"(?:(?<={_LATIN})s?(?!{_LATIN})|(?<=\d)(?!\d|\.\d)|(?<!{_LATIN})(?<!\d))"
+"""A plural holds the word; Chinese has no ends of words."""
+
 
 def facts(case: Case, answer: Answer) -> Score:
     """1 if every fact of the case stands in the answer and nothing forbidden does, else 0."""
@@ -22,8 +27,11 @@ def facts(case: Case, answer: Answer) -> Score:
 
 
 def facts_present(case: Case, answer: str) -> bool | None:
-    """Every fact of the case stands in the answer, and nothing forbidden does; None where the case has neither."""
-    if not case.answerable or not (case.facts or case.forbidden):
+    """Every fact of the case stands in the answer, and nothing forbidden does; None where the case has neither.
+
+    Where nobody knows whether an article answers, the facts count if there are any.
+    """
+    if case.answerable is False or not (case.facts or case.forbidden):
         return None
     return not _sorted_out(case.facts, answer)[1] and not _sorted_out(case.forbidden, answer)[0]
 
@@ -39,17 +47,18 @@ def invented_figures(case: Case, answer: Answer) -> Score:
 
 def no_invented_figures(case: Case, answer: str) -> bool | None:
     """On a question that no article answers: no figure beyond those of the question and the reference."""
-    return None if case.answerable else numbers(without_markers(answer)) <= _given(case)
+    return numbers(without_markers(answer)) <= _given(case) if case.answerable is False else None
 
 
 def normalised(text: str) -> str:
     """Full-width to half-width, lower case, without thousands separators and white space.
 
-    White space between figures becomes `|`, so that `10, 200` stays two of them.
+    White space between figures becomes `|`, so that `10, 200` stays two of them, and between Latin letters one space.
     """
     plain = unicodedata.normalize("NFKC", text).lower()
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", plain)
-    return re.sub(r"\s+", "", re.sub(r"(?<=[\d.,])\s+(?=\d)", "|", plain))
+    plain = re.sub(r"(?<=[\d.,])\s+(?=\d)", "|", plain)
+    return re.sub(rf"(?<!{_LATIN}) | (?!{_LATIN})", "", re.sub(r"\s+", " ", plain))
 
 
 def _sorted_out(texts: tuple[str, ...], answer: str) -> tuple[list[str], list[str]]:
@@ -61,10 +70,8 @@ def _sorted_out(texts: tuple[str, ...], answer: str) -> tuple[list[str], list[st
 
 
 def _holds(said: str, fact: str) -> bool:
-    """`fact` in `said`, not as a part of a longer number: `5 days` is not in `15 days`."""
-    before = r"(?<![\d.])" if fact[:1].isdigit() else ""
-    after = r"(?![\d]|\.\d)" if fact[-1:].isdigit() else ""
-    return re.search(before + re.escape(fact) + after, said) is not None
+    """`fact` in `said`, not as a part of a longer number or Latin word: `old` is not in `hold`."""
+    return re.search(_START + re.escape(fact) + _END, said) is not None
 
 
 def _states(stated: frozenset[Figure], fact: str) -> bool:

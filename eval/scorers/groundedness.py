@@ -1,7 +1,9 @@
 """Whether the passages that an answer was made from support what it claims: by code, or by an NLI model."""
 
+import functools
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from assistant.citations import LEAST_OVERLAP, NUMBER, numbers, overlap, words
 from assistant.figures import Figure, figures, unsupported
@@ -13,6 +15,9 @@ from eval.scorers.claims import claims
 from eval.scorers.facts import normalised
 from retrieval.errors import ModelError
 from retrieval.language import language_of
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
 
 LEAST_WORDS = 3
 """Words of a claim from which they are compared: "That works." shares none with any passage."""
@@ -41,7 +46,7 @@ def grounded(case: Case, answer: Answer) -> Score:
     return Score((len(claimed) - len(wrong)) / len(claimed), evidence)
 
 
-def entailments(cases: Sequence[Case], answers: Sequence[Answer], model: str) -> list[Score]:
+def entailments(cases: Sequence[Case], answers: Sequence[Answer], model: str, progress: bool = False) -> list[Score]:
     """Share of each answer's claims that a passage, or what the customer said, entails, by a cross-encoder for NLI.
 
     `model` is a folder or a hub id with a label `entailment`, such as cross-encoder/nli-deberta-v3-small.
@@ -56,7 +61,7 @@ def entailments(cases: Sequence[Case], answers: Sequence[Answer], model: str) ->
         for claim in said
         for premise in _premises(case, answer)
     ]
-    entailed = iter(_entailed(pairs, model) if pairs else ())
+    entailed = iter(_entailed(pairs, model, progress) if pairs else ())
     return [
         _share(said, [any([next(entailed) for _ in _premises(case, answer)]) for _ in said])
         for case, answer, said in zip(cases, answers, claimed, strict=True)
@@ -105,7 +110,15 @@ def _share(claimed: Sequence[str], entailed: Sequence[bool]) -> Score:
     return Score((len(claimed) - len(wrong)) / len(claimed), evidence)
 
 
-def _entailed(pairs: Sequence[tuple[str, str]], model: str) -> list[bool]:
+def _entailed(pairs: Sequence[tuple[str, str]], model: str, progress: bool) -> list[bool]:
+    encoder, entailment = _cross_encoder(model)
+    scores = encoder.predict(list(pairs), show_progress_bar=progress)
+    return [int(row.argmax()) == entailment for row in scores]
+
+
+@functools.lru_cache(maxsize=1)
+def _cross_encoder(model: str) -> "tuple[CrossEncoder, int]":
+    """The model, loaded once for all arms, and the place of its label `entailment`."""
     from sentence_transformers import CrossEncoder
 
     try:
@@ -121,8 +134,7 @@ def _entailed(pairs: Sequence[tuple[str, str]], model: str) -> list[bool]:
             f"NLI model {model!r} has the labels {', '.join(labels)} and no 'entailment'; "
             "give a cross-encoder trained for NLI, such as cross-encoder/nli-deberta-v3-small"
         )
-    scores = encoder.predict(list(pairs), show_progress_bar=True)
-    return [int(row.argmax()) == labels["entailment"] for row in scores]
+    return encoder, labels["entailment"]
 
 
 def _shown(claim: str) -> str:

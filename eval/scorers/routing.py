@@ -21,7 +21,9 @@ def route(case: Case, answer: Answer) -> Score:
 
 
 def abstention(case: Case, answer: Answer) -> Score:
-    """1 if the answer abstains where no article answers, and does not where one does; else 0."""
+    """1 if the answer abstains where no article answers, and does not where one does, else 0; None where unknown."""
+    if case.answerable is None:
+        return Score(None)
     abstained = abstains(case, answer)
     if abstained != case.answerable:
         return Score(1.0)
@@ -36,7 +38,7 @@ def abstains(case: Case, answer: Answer) -> bool:
     if answer.route in GIVES_UP:
         return True
     text = without_markers(answer.text)
-    allowed = "" if case.answerable else case.reference or ""
+    allowed = (case.reference or "") if case.answerable is False else ""
     asked = " ".join(message["content"] for message in case.conversation())
     own = [claim for claim in claims(text, figures(f"{asked}\n{allowed}")) if overlap(claim, allowed) < LEAST_OVERLAP]
     return gives_up(text) and not own

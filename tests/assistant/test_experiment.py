@@ -22,6 +22,7 @@ from assistant.experiment import (
     Experiments,
     Stop,
     assign,
+    opening,
     read_experiment,
     read_stops,
     stops_path,
@@ -61,7 +62,7 @@ BROKEN = Stop(
     most=0.3,
     units=300,
 )
-ASKED = [Message("user", "How long do refunds take?")]
+OPENING = "6f2e"
 
 
 def changed(**fields: Any) -> Experiment:
@@ -119,7 +120,7 @@ def test_the_customer_decides_before_the_conversation_and_that_before_the_first_
     experiments = Experiments(path, any_model)
 
     def unit(customer: str | None, conversation: str | None, question: str, tenant: str = "shop") -> str:
-        assigned = experiments.assignment(tenant, customer, conversation, [Message("user", question)])
+        assigned = experiments.assignment(tenant, customer, conversation, question)
         assert assigned is not None
         return assigned.unit
 
@@ -129,10 +130,24 @@ def test_the_customer_decides_before_the_conversation_and_that_before_the_first_
     assert unit(None, "talk-1", "refund?") != unit(None, "talk-1", "refund?", tenant="mall")
 
 
+def test_who_is_held_out_is_recorded_so_and_gets_the_assistant(path: Path) -> None:
+    path.write_text(FILE + "holdout: 0.5\n")
+    experiments = Experiments(path, any_model)
+    found = [experiments.assignment("shop", f"c{number}", None, OPENING) for number in range(50)]
+    ways = {(assigned.arm, assigned.model) for assigned in found if assigned}
+    assert ways == {("rag", "assistant:rag"), ("rag+lora", "assistant:rag+lora"), ("holdout", "assistant")}
+
+
+def test_the_same_opening_has_another_name_for_each_tenant_and_secret() -> None:
+    said = [Message("system", "Be brief."), Message("user", "hi"), Message("assistant", "Hello"), Message("user", "4")]
+    assert opening("shop", said, b"s") == opening("shop", [Message("user", "hi")], b"s")
+    assert len({opening(*asked) for asked in (("shop", said, b"s"), ("mall", said, b"s"), ("shop", said, b"t"))}) == 3
+
+
 def test_before_the_start_and_after_the_end_nobody_is_in_an_arm(path: Path) -> None:
     for times in ({"start": "2999-01-01T00:00:00+08:00"}, {"end": "2020-01-02T00:00:00+08:00"}):
         path.write_text(yaml.safe_dump(yaml.safe_load(FILE) | times))
-        assigned = Experiments(path, any_model).assignment("shop", "c1", None, ASKED)
+        assigned = Experiments(path, any_model).assignment("shop", "c1", None, OPENING)
         assert assigned is not None and (assigned.arm, assigned.model) == (None, "assistant")
 
 
@@ -151,6 +166,7 @@ def test_before_the_start_and_after_the_end_nobody_is_in_an_arm(path: Path) -> N
         ("salt", "pepper: 1\nsalt", "entry 'pepper': Extra inputs are not permitted"),
         ("rag+lora: {", "a very long name of an arm: {", r"entry 'arms.a very long"),
         (FILE, "", "is wrong: Input should be a valid dictionary"),
+        ("  rag: {", "  holdout: {", "'holdout' is what those without an arm are recorded as"),
         ("arms:", "arms: [", "cannot be read: while parsing"),
     ],
 )
@@ -173,7 +189,7 @@ def test_the_file_is_followed_and_a_broken_edit_keeps_the_last_good_one_and_is_l
     experiments = Experiments(path, any_model)
 
     def name() -> str | None:
-        assigned = experiments.assignment("shop", "c1", None, ASKED)
+        assigned = experiments.assignment("shop", "c1", None, OPENING)
         return assigned and assigned.name
 
     assert name() == "lora-2026-11"
@@ -194,7 +210,7 @@ def test_a_stop_survives_a_restart_until_people_delete_it(path: Path) -> None:
     experiments = Experiments(path, any_model)
 
     def arms() -> set[str | None]:
-        found = [experiments.assignment("shop", f"c{number}", None, ASKED) for number in range(50)]
+        found = [experiments.assignment("shop", f"c{number}", None, OPENING) for number in range(50)]
         return {assigned.arm for assigned in found if assigned}
 
     assert arms() == {"rag", None}
@@ -202,16 +218,33 @@ def test_a_stop_survives_a_restart_until_people_delete_it(path: Path) -> None:
     assert arms() == {"rag", "rag+lora"}
 
 
-def test_an_arm_is_stopped_even_where_the_disk_refuses_to_keep_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_arm_stays_stopped_where_the_disk_refuses_to_keep_it_until_it_does(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edit of the file, of its comments even, set the arm free, and nobody tried to keep the stop again."""
+    experiments = Experiments(path, any_model)
+
+    def arms() -> set[str | None]:
+        found = [experiments.assignment("shop", f"c{number}", None, OPENING) for number in range(50)]
+        return {assigned.arm for assigned in found if assigned}
+
     def refuse(*_: object) -> None:
         raise OSError("read-only")
 
-    monkeypatch.setattr(module, "write_stops", refuse)
-    experiments = Experiments(path, any_model)
-    with pytest.raises(OSError, match="read-only"):
+    with monkeypatch.context() as refusing:
+        refusing.setattr(module, "write_stops", refuse)
+        with pytest.raises(OSError, match="read-only"):
+            experiments.stop(None, lambda state, experiment: [BROKEN])  # type: ignore[arg-type]
+    assert arms() == {"rag", None}
+    path.write_text(FILE + "# raised soon\n")
+    assert arms() == {"rag", None}
+    path.write_text(FILE.replace("lora-2026-11", "next"))
+    assert arms() == {"rag", "rag+lora"}
+    path.write_text(FILE)
+    for _ in range(2):
         experiments.stop(None, lambda state, experiment: [BROKEN])  # type: ignore[arg-type]
-    found = [experiments.assignment("shop", f"c{number}", None, ASKED) for number in range(50)]
-    assert {assigned.arm for assigned in found if assigned} == {"rag", None}
+    assert read_stops(path) == (BROKEN,)
+    assert arms() == {"rag", None}
 
 
 def test_stops_that_cannot_be_read_are_refused(path: Path) -> None:
@@ -238,12 +271,14 @@ def experimenting(index, engine: FakeEngine, path: Path, state: State, metrics: 
     """Makes a client of a service with the experiment, and with a guard that looks every 10 ms."""
     opened = []
 
-    def serve(guard: Callable[[State, Experiment], list[Stop]] | None = None) -> TestClient:
+    def serve(
+        guard: Callable[[State, Experiment], list[Stop]] | None = None, serves: Callable[[str], bool] | None = None
+    ) -> TestClient:
         settings = read_settings(home=path.parent, passages=1, max_answer_tokens=50)
         assistant = Assistant(
             "r1", index, engine, "adapter-1", ("en",), read_policy(None), settings, read_prompts(None)
         )
-        experiments = Experiments(path, lambda model: assistant.arm(model) is not None)
+        experiments = Experiments(path, serves or (lambda model: assistant.arm(model) is not None))
         service = Service(
             live=Live(assistant),
             access=Access(path.parent / "keys.yaml"),
@@ -337,7 +372,21 @@ def test_a_card_number_in_the_first_message_is_in_no_record(experimenting, state
     client.post("/v1/chat/completions", json=body("refund to 4111 1111 1111 1111?"))
     state.flush()
     (request,) = state.recorded(datetime(2026, 1, 1, tzinfo=UTC))
-    assert request.opening == module._hash("local\0refund to <CARD_1>?")
+    said = [Message("user", "refund to 4111 1111 1111 1111?")]
+    assert request.opening == opening("local", said, b"secret") != opening("local", said, b"another")
+    assert not any(b"4111" in kept.read_bytes() for kept in path.parent.glob("state.db*"))
+
+
+def test_an_arm_that_the_release_does_not_serve_is_not_recorded(experimenting, state: State, path: Path) -> None:
+    """The default arm answered, and its answers were counted as those of the experiment's arm."""
+    path.write_text(FILE.replace("assistant:rag+lora", "assistant:rag@gone"))
+    client = experimenting(serves=any_model)
+    assert {arm_of(client, user=f"c{number}") for number in range(12)} == {"rag", None}
+    recorded = list(state.recorded(datetime(2026, 1, 1, tzinfo=UTC)))
+    assert {(request.arm, request.experiment) for request in recorded} == {
+        ("rag", "lora-2026-11"),
+        (None, "lora-2026-11"),
+    }
 
 
 def test_an_arm_that_breaks_a_guardrail_is_stopped_and_its_customers_get_the_assistant(

@@ -20,7 +20,9 @@ class Stub:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
         self.adapter = "adapter-1"
+        self.answers_by = "settings-1"
         self.refused: set[str] = set()
+        self.degraded: list[str] = []
         self.busy = 0
         self.cpu_s = 0.0
         self.app = FastAPI()
@@ -31,7 +33,8 @@ class Stub:
 
     async def readyz(self) -> dict[str, Any]:
         prompts = {"plain": "p0", "short": "p1"}
-        return {"release": "r1", "adapter": self.adapter, "index": "i1", "base": "b", "prompts": prompts}
+        parts = {"release": "r1", "adapter": self.adapter, "index": "i1", "base": "b"}
+        return parts | {"prompts": prompts, "answers_by": self.answers_by}
 
     async def metrics(self) -> PlainTextResponse:
         used = f"assistant_processes_cpu_seconds {self.cpu_s}\nassistant_processes_memory_bytes 1e+06\n"
@@ -54,6 +57,9 @@ class Stub:
         extension = {
             "route": "grounded",
             "citations": [{"n": 1, "path": "en/refund.md"}],
+            "adapter": self.adapter,
+            "index": "i1",
+            "degraded": self.degraded,
             "passages": [{"path": "en/refund.md", "heading": "Refunds", "start": 11, "end": len(ARTICLE)}],
         }
 

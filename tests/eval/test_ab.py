@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from eval import report
-from eval.ab import Models, Plan, evaluate
+from eval.ab import Models, Plan, evaluate, spread
 from eval.answers import read_answers
 from eval.asking import Asker
 from eval.cases import Case, read_cases
@@ -19,7 +19,7 @@ def cases(count: int) -> list[Case]:
 
 
 def run(url: str, folder: Path, **plan: Any):
-    given = {"cases": cases(20), "arms": ("rag", "rag+lora")} | plan
+    given = {"cases": cases(20), "arms": ("rag", "rag+lora"), "prompts": ("plain",)} | plan
     return evaluate(Plan(**given), Asker(url, folder / "asked"), Models(), folder, progress=False)
 
 
@@ -53,6 +53,19 @@ def test_each_arm_gets_the_prompt_that_was_best_on_other_cases(url: str, stub: A
     ]
     assert {way for way, question in stub.asked if question.startswith("Question")} == {"rag@short", "rag+lora"}
     assert results.verdict == "no difference"
+
+
+def test_prompts_are_tried_on_every_language_and_kind_and_on_what_no_article_answers() -> None:
+    """The first ones of the file were taken, all English and answerable."""
+    kinds = [("en", "hit")] * 30 + [("zh", "hit")] * 5 + [("en", "miss")] * 5
+    development = [Case(id=str(n), query="?", lang=lang, slice=kind) for n, (lang, kind) in enumerate(kinds)]
+    taken = [(case.lang, case.slice) for case in spread(development, 12)]
+    assert [taken.count(kind) for kind in (("en", "hit"), ("zh", "hit"), ("en", "miss"))] == [4, 4, 4]
+
+
+def test_a_prompt_that_is_named_alone_is_the_one_asked_with(url: str, stub: Any, tmp_path: Path) -> None:
+    run(url, tmp_path, prompts=("short",))
+    assert {way for way, _ in stub.asked} == {"rag@short", "rag+lora@short"}
 
 
 def test_one_arm_alone_cannot_be_compared(url: str, tmp_path: Path) -> None:

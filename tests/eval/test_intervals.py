@@ -16,8 +16,24 @@ def test_more_copies_of_a_case_in_its_group_are_no_more_evidence() -> None:
     assert (one.low, one.high) == pytest.approx((ten.low, ten.high))
 
 
-def test_groups_that_agree_leave_no_interval() -> None:
-    assert clustered_mean([[1.0, 1.0], [1.0]]) == Interval(1.0, 1.0, 1.0, 3)
+def test_twelve_right_of_twelve_may_still_be_three_in_four() -> None:
+    """Wilson's lower end of n of n is n / (n + 1.96²). A bootstrap of scores that are all alike was 100% to 100%."""
+    interval = clustered_mean([[1.0]] * 12)
+    assert (interval.mean, interval.n) == (1.0, 12)
+    assert (interval.low, interval.high) == pytest.approx((12 / 15.8415, 1.0), abs=1e-4)
+    none = clustered_mean([[0.0]] * 12)
+    assert (none.low, none.high) == pytest.approx((0.0, 3.8415 / 15.8415), abs=1e-4)
+
+
+def test_groups_that_agree_count_as_one_observation_each() -> None:
+    three, nine = clustered_mean([[1.0]] * 3), clustered_mean([[1.0] * 3] * 3)
+    assert (nine.low, nine.high, nine.n) == (three.low, three.high, 9)
+    half = clustered_mean([[0.0, 1.0]] * 4)
+    assert 0 < half.low < half.mean == 0.5 < half.high < 1
+
+
+def test_other_scores_that_agree_are_a_point() -> None:
+    assert clustered_mean([[0.25, 0.25], [0.25]]) == Interval(0.25, 0.25, 0.25, 3)
 
 
 def test_a_share_of_none_in_ten_may_still_be_a_quarter() -> None:

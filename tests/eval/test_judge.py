@@ -4,13 +4,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from eval.agreement import Vote
-from eval.judge import GIVE_UP, Duel, Judge
+from assistant.state import Judgement
+from eval.judge import GIVE_UP, Duel, Judge, agreement_with_people
 from retrieval.errors import InputError
 
 ARMS = ("rag", "rag+lora")
@@ -217,20 +218,30 @@ def test_an_answer_cannot_leave_its_fence(server: JudgeServer) -> None:
     assert f"</... {fence}>" in system
 
 
-def test_agreement_is_with_the_majority_of_people_on_the_cases_that_both_judged(server: JudgeServer) -> None:
+def vote(judge: str, case: str, preferred: str, left: str = "rag", right: str = "rag+lora") -> Judgement:
+    return Judgement("e1", case, judge, left, right, preferred, (), datetime(2026, 1, 31, tzinfo=UTC))  # type: ignore[arg-type]
+
+
+def test_agreement_is_with_the_majority_of_people_on_the_cases_that_both_judged() -> None:
     """On two cases of three, which is chance where people chose one arm throughout."""
-    result = Judge(server.url, "honest").compare([duel("1"), duel("2"), duel("3", RIGHT, WRONG), duel("4")], ARMS)
+    values = {"1": 1.0, "2": 1.0, "3": 0.0, "4": 1.0, "5": None}
     people = [
-        *(Vote(person, "1", "right", *ARMS) for person in ("x", "y")),
-        Vote("z", "1", "left", *ARMS),
-        Vote("x", "2", "left", *reversed(ARMS)),
-        Vote("x", "3", "right", *ARMS),
-        Vote("x", "4", "right", "base", "lora"),
+        *(vote(person, "1", "right") for person in ("x", "y")),
+        vote("z", "1", "left"),
+        vote("x", "2", "left", *reversed(ARMS)),
+        vote("x", "3", "right"),
+        vote("x", "4", "right", "base", "lora"),
+        vote("x", "5", "right"),
     ]
-    agreed = result.agreement_with(people)
-    assert agreed is not None and (agreed.items, agreed.judges, agreed.raw) == (3, 2, pytest.approx(2 / 3))
-    assert agreed.kappa == pytest.approx(0)
-    assert result.agreement_with([]) is None
+    agreed = agreement_with_people(values, ARMS, people)
+    assert agreed == {"n": 3, "raw": pytest.approx(2 / 3), "kappa": pytest.approx(0)}
+    assert agreement_with_people(values, ARMS, []) is None
+
+
+def test_a_tie_of_the_judge_is_a_tie_of_people() -> None:
+    values = {"1": 0.5, "2": 1.0}
+    split = [vote("x", "1", "left"), vote("y", "1", "right"), vote("x", "2", "right")]
+    assert agreement_with_people(values, ARMS, split) == {"n": 2, "raw": 1.0, "kappa": 1.0}
 
 
 def test_a_judge_that_cannot_be_asked_is_an_input_error(server: JudgeServer) -> None:

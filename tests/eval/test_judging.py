@@ -174,6 +174,22 @@ def test_a_whole_conversation_is_shown_without_card_numbers(client: TestClient) 
     assert (pairs["talk"]["reference"], pairs["c1"]["reference"]) == (None, "2 EUR.")
 
 
+def test_no_card_number_in_reference_answer_or_passage_reaches_the_browser(
+    client: TestClient, evaluations: Path
+) -> None:
+    card = "4111 1111 1111 1111"
+    case = {"id": "typed", "query": "Which card?", "reference": f"The card {card}."}
+    passage = Shown("en/a.md", f"Card {card}", f"Such as {card}.")
+    said = Answer("typed", "rag", f"It is {card}.", "grounded", passages=(passage,))
+    (evaluations / "e1" / "cases.jsonl").write_text(json.dumps(case) + "\n")
+    other = replace(said, arm="lora", text=f"Your card is {card}.")
+    (evaluations / "e1" / "answers.jsonl").write_text(written([said, other]))
+    pair = following(client, "anna")["pair"]
+    assert "4111" not in json.dumps(pair)
+    assert sorted(pair["answers"]) == ["It is <CARD_1>.", "Your card is <CARD_1>."]
+    assert pair["reference"] == "The card <CARD_1>."
+
+
 def test_sides_differ_between_cases_and_judges_and_stay(client: TestClient) -> None:
     def sides(judge: str) -> dict[str, list[str]]:
         shown = {}

@@ -58,11 +58,13 @@ def state(tmp_path: Path) -> Iterator[State]:
     state.close()
 
 
-def request(state: State, number: int, customer: str, hours: float, arm: str | None = "rag", **made: Any) -> None:
+def request(
+    state: State, number: int, customer: str | None, hours: float, arm: str | None = "rag", **made: Any
+) -> None:
     """A request of a customer so many hours after the start; each conversation has its own id unless one is given."""
     thumb, conversation = made.pop("thumb", None), made.pop("conversation", f"talk-{number}")
-    route = made.pop("route", "grounded")
-    assigned = {"name": "lora", "arm": arm, "unit": customer, "opening": f"opening-{number}"}
+    route, opening = made.pop("route", "grounded"), made.pop("opening", f"opening-{number}")
+    assigned = {"name": "lora", "arm": arm, "unit": customer or conversation or opening, "opening": opening}
     state.record(
         Transcript(
             id=f"r-{number}",
@@ -136,6 +138,40 @@ def test_turns_of_one_conversation_are_no_repeat_contact(state: State) -> None:
     assert (found.arms[0].conversations, figures(found)["repeat_contact"]) == (2, (0.0, 2))
 
 
+def test_strangers_who_open_alike_after_half_an_hour_are_two_conversations(state: State) -> None:
+    """All who opened with "hi" were one conversation, however many months apart."""
+    for number, hours in enumerate((0, 0.25, 0.5, 1.0, 30)):
+        request(state, number, None, hours, conversation=None, opening="hi")
+    found = online(state, EXPERIMENT, LATER)
+    assert (found.arms[0].conversations, found.arms[0].requests) == (3, 5)
+
+
+def test_a_conversation_with_an_id_goes_on_after_any_pause(state: State) -> None:
+    request(state, 1, None, 0, conversation="x")
+    request(state, 2, None, 30, conversation="x")
+    assert online(state, EXPERIMENT, LATER).arms[0].conversations == 1
+
+
+def test_a_customer_who_asks_the_same_again_after_a_pause_is_a_repeat_contact(state: State) -> None:
+    for number, hours in enumerate((0, 0.25, 5)):
+        request(state, number, "a", hours, conversation=None, opening="where is my refund")
+    request(state, 9, "b", 1)
+    found = online(state, EXPERIMENT, LATER)
+    assert (found.arms[0].conversations, figures(found)["repeat_contact"]) == (3, (0.25, 2))  # a half, and none
+
+
+def test_who_signs_in_during_a_conversation_is_one_customer_and_mixed_if_the_arm_changed(state: State) -> None:
+    request(state, 1, None, 0, conversation="x")
+    request(state, 2, "a", 0.1, conversation="x")
+    request(state, 3, "a", 1, conversation="y")
+    request(state, 4, None, 0, conversation="z")
+    request(state, 5, "b", 0.1, "lora", conversation="z")
+    request(state, 6, "c", 1)
+    found = online(state, EXPERIMENT, LATER)
+    assert (found.arms[0].conversations, found.arms[0].units, found.mixed) == (3, 2, 1)
+    assert figures(found)["repeat_contact"] == (0.25, 2)
+
+
 def test_what_failed_or_had_no_engine_is_counted_and_not_timed(state: State) -> None:
     request(state, 1, "a", 1, status="failed", ms={"first": 0.0, "total": 9_000.0})
     request(state, 2, "b", 1, degraded=["engine"])
@@ -152,7 +188,7 @@ def test_a_conversation_that_more_than_one_way_answered_is_left_out_and_counted(
     request(state, 5, "asked by name", 1, conversation="z")
     request(state, 6, "asked by name", 1, conversation="z", experiment=None)
     request(state, 7, "whole", 1)
-    request(state, 8, "holdout", 1, arm=None)
+    request(state, 8, "stopped before", 1, arm=None)
     found = online(state, EXPERIMENT, LATER)
     assert (found.mixed, found.split) == (3, {"rag": 1, "lora": 0})
 
@@ -182,6 +218,20 @@ def test_a_difference_is_decided_once_its_interval_excludes_zero_and_means_what_
     assert max(map(len, text.splitlines())) <= 100
     told = json.loads(json.dumps(found.as_dict()))
     assert [each["verdict"] for each in told["differences"] if each["metric"] == "total_ms"] == ["better"]
+
+
+def test_the_holdout_is_shown_and_compared_to_nothing(state: State) -> None:
+    request(state, 1, "a", 1)
+    request(state, 2, "b", 1, arm="lora")
+    for number in range(3, 6):
+        request(state, number, f"c{number}", 1, arm="holdout", route="handoff")
+    found = online(state, EXPERIMENT, LATER)
+    assert found.holdout is not None and (found.holdout.units, found.holdout.model) == (3, "assistant")
+    assert (found.split, {each.arm for each in found.differences}) == ({"rag": 1, "lora": 1}, {"lora"})
+    header, units = (line.split() for line in found.as_text().splitlines()[2:4])
+    assert (header, units) == (["rag", "lora", "holdout"], ["units", "1", "1", "3"])
+    assert found.as_dict()["holdout"]["figures"]["handoff"]["mean"] == 1.0
+    assert online(state, EXPERIMENT.model_copy(update={"name": "another"}), LATER).holdout is None
 
 
 # The split

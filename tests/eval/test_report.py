@@ -16,7 +16,8 @@ from eval.intervals import Interval
 from eval.metrics import METRICS, metric
 from eval.paired import Difference
 from eval.report import as_text, read, wording, write
-from eval.report.view import GROUPS, in_words, view
+from eval.report.tables import GROUPS
+from eval.report.view import in_words, view
 from eval.results import Arm, Comparison, Curve, Example, People, Results, Shown, Slice
 from retrieval.errors import InputError
 
@@ -73,8 +74,9 @@ def results() -> Results:
         ],
         interaction={"facts": difference(-0.17, -0.3, -0.04, 0.02)},
         slices=[
-            Slice("slice", "hit", {"rag": 0.8, "rag+lora": 0.9}, facts, 150),
-            Slice("language", "zh", {"rag": 0.9, "rag+lora": 0.9}, None, 5),
+            Slice("slice", "hit", "facts", {"rag": 0.8, "rag+lora": 0.9}, facts, 150),
+            Slice("slice", "unknown", "abstention", {"rag": 0.5, "rag+lora": 0.7}, None, 30),
+            Slice("language", "zh", "facts", {"rag": 0.9, "rag+lora": 0.9}, None, 5),
         ],
         best=[Example("hit/1", question, "After 14 days.", passages, {"rag": wrong, "rag+lora": right})],
         worst=[Example("hit/2", question, None, [], {"rag": right, "rag+lora": wrong})],
@@ -103,7 +105,7 @@ def planted(results: Results) -> Results:
         [{"path": ATTACK, "heading": ATTACK, "text": ATTACK}],
         {"rag": shown, "rag+lora": shown},
     )
-    topic = Slice("topic", ATTACK, {"rag": 0.8, "rag+lora": 0.9}, None, 9)
+    topic = Slice("topic", ATTACK, "facts", {"rag": 0.8, "rag+lora": 0.9}, None, 9)
     return replace(results, best=[example], slices=[*results.slices, topic], lineage={ATTACK: ATTACK})
 
 
@@ -189,7 +191,14 @@ def test_comparisons_are_told_in_words(results: Results) -> None:
     ]
     unclear = Comparison("base", "lora", {"facts": difference(0.02, -0.05, 0.09)})
     assert in_words(unclear, results, "en")[0].startswith("Whether lora and base differ on facts is open: +2.0 points")
-    assert in_words(unclear, results, "en")[0].endswith("A difference of 6.0 points would have shown.")
+    assert in_words(unclear, results, "en")[0].endswith("A difference of 6.0 points would probably have been seen.")
+
+
+def test_a_difference_that_would_have_been_seen_is_never_told_to_be_nothing() -> None:
+    fine = replace(difference(0.0, 0.0, 0.0), smallest_detectable=0.0002)
+    assert wording.detectable(fine, metric("facts"), "en") == "0.1 points"
+    assert wording.detectable(fine, metric("total"), "zh") == "0.001 秒"
+    assert wording.detectable(difference(0.0, 0.0, 0.0), metric("facts"), "en") == "6.0 points"
 
 
 def test_a_wrong_fact_is_shown_under_its_answer_with_the_evidence(results: Results) -> None:
@@ -199,10 +208,30 @@ def test_a_wrong_fact_is_shown_under_its_answer_with_the_evidence(results: Resul
     assert case.sides[1].faults == []
 
 
-def test_slices_with_few_cases_say_so(results: Results) -> None:
-    hit, chinese = (group.rows[0] for group in view(results, "en").slices)
-    assert (hit.label, hit.cells[0].text, hit.cells[0].fine) == ("hit", "150", "")
-    assert (chinese.label, chinese.cells[0].text, chinese.cells[0].fine) == ("Chinese", "5", "few cases")
+def test_slices_name_their_metric_and_those_with_few_cases_say_so(results: Results) -> None:
+    (hit, unknown), (chinese,) = (group.rows for group in view(results, "en").slices)
+    assert (hit.label, [cell.text for cell in hit.cells[:3]], hit.cells[1].fine) == ("hit", ["facts", "150", "80%"], "")
+    assert (unknown.label, [cell.text for cell in unknown.cells[:3]]) == ("unknown", ["abstention", "30", "50%"])
+    assert (chinese.label, chinese.cells[1].text, chinese.cells[1].fine) == ("Chinese", "5", "few cases")
+    text = as_text(results)
+    assert re.search(r"^slice +metric +n +rag ", text, re.MULTILINE)
+    assert re.search(r"^slice unknown +abstention +30 +50% +70%", text, re.MULTILINE)
+
+
+def test_the_judges_agreement_with_people_is_told(results: Results) -> None:
+    judged = replace(results, judge={"model": "m", "agreement": {"n": 3, "raw": 2 / 3, "kappa": None}})
+    assert view(judged, "en").judge[-1] == ("agreement with people", "cases 3, chosen alike 0.667, Cohen's kappa —")
+
+
+def test_the_method_says_what_is_corrected(results: Results) -> None:
+    english, chinese = (
+        " ".join(view(results, language).words["data"]["method_text"].split()) for language in ("en", "zh")
+    )
+    assert (
+        "The primary metric decides by itself and is not corrected" in english
+        and "主要指标单独作出结论，不作校正" in chinese
+    )
+    assert "left out of the comparisons with that arm." in english and "不参与涉及该方案的比较" in chinese
 
 
 def test_what_people_said_is_told_in_words(results: Results) -> None:
@@ -216,7 +245,6 @@ def test_what_people_said_is_told_in_words(results: Results) -> None:
 def test_figures_have_the_unit_of_their_metric() -> None:
     assert wording.value(0.876, metric("facts"), "en") == "88%"
     assert wording.value(1.834, metric("total"), "zh") == "1.83 秒"
-    assert wording.value(3.2e9, metric("memory"), "en") == "3.20 GB"
     assert wording.change(-0.052, metric("facts"), "zh") == "−5.2 个百分点"
     assert wording.change(-0.0001, metric("facts"), "en") == "0.0 points"
 
@@ -225,7 +253,10 @@ def test_the_plots_say_their_figures_and_take_the_colours_of_the_page(results: R
     forest, latency, slices, training = view(results, "en").plots
     assert "facts +8.5 points (+1.3 to +15.5 points)" in forest.alt
     assert "rag: 82% (77–87%) in 1.80 s (1.70–1.90 s)" in latency.alt
-    assert slices.alt == "hit: rag 80% and rag+lora 90% (+1.3 to +15.5 points); Chinese: rag 90% and rag+lora 90%"
+    assert slices.alt == (
+        "hit: rag 80% and rag+lora 90% (+1.3 to +15.5 points); unknown · abstention: rag 50% and rag+lora 70%; "
+        "Chinese: rag 90% and rag+lora 90%"
+    )
     assert training.alt.startswith("loss from 2.00 to 1.00 over 20 steps")
     assert "var(--accent)" in forest.svg and "#0000" not in forest.svg
     assert ">facts</text>" in forest.svg and ">事实齐全</text>" in view(results, "zh").plots[0].svg

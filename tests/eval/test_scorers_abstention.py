@@ -120,6 +120,10 @@ def test_figures_of_the_question_and_what_the_reference_says_are_no_claim_of_the
     assert not abstains(asked, answer("I don't know. Bitcoin trading is free of charge."))
 
 
+def test_nobody_is_judged_where_nobody_knows_whether_an_article_answers() -> None:
+    assert abstention(Case(query="Can I buy bitcoin?", answerable=None), answer("I don't know.")) == Score(None)
+
+
 def test_a_right_answer_that_also_offers_a_person_does_not_abstain() -> None:
     asked = Case(query="When?", reference="Contact us after 15 days.", facts=("15 days",))
     assert abstention(asked, answer("Contact us after 15 days.")) == Score(1)

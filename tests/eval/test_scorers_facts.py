@@ -38,6 +38,12 @@ def answer(text: str) -> Answer:
         ("7 days", "For code D05 7 days.", True),
         ("2.5%", "The fee is 2.5 % of it.", True),
         ("2.5%", "The fee is 12.5%.", False),
+        ("Open Dispute", "Reopen disputes", False),
+        ("open dispute", "An open\ndispute is needed.", True),
+        ("Tuesday", "On Tuesdays at 2:00.", True),  # a plural holds the word
+        ("Visa", "支持Visa卡。", True),
+        ("D05", "错误码D05。", True),
+        ("取消订阅", "请点取消订阅按钮", True),
     ],
 )
 def test_a_fact_is_held_as_a_whole_number_or_text(fact: str, text: str, holds: bool) -> None:
@@ -76,6 +82,20 @@ def test_a_fact_that_is_a_figure_may_be_written_in_any_way(fact: str, text: str,
     assert facts_present(case(forbidden=[fact]), text) is not holds
 
 
+@pytest.mark.parametrize(
+    ("fact", "text"),
+    [
+        ("old", "The payout is on hold."),
+        ("old", "The payout is in the gold account."),
+        ("never", "You can nevertheless get it."),
+        ("half", "We pay on your behalf."),
+    ],
+)
+def test_a_word_is_not_found_inside_another(fact: str, text: str) -> None:
+    """White space was removed first, and `old` was found in `on hold`."""
+    assert facts_present(case(facts=[fact]), text) is False
+
+
 def test_every_fact_must_be_held_and_nothing_forbidden() -> None:
     both = case(facts=["90 days", "2 EUR"], forbidden=["45 days"])
     assert facts_present(both, "90 days and 2 EUR") is True
@@ -103,11 +123,14 @@ def test_a_citation_marker_is_no_figure() -> None:
 def test_facts_are_not_asked_where_there_are_none() -> None:
     assert facts_present(case(), "anything") is None
     assert facts_present(case(facts=["x"], answerable=False), "x") is None
+    assert facts_present(case(facts=["x"], answerable=None), "x") is True
+    assert no_invented_figures(case(answerable=None), "60") is None
     assert facts(case(), answer("anything")) == Score(None)
 
 
-def test_normalised_text_has_half_width_lower_case_letters_and_no_white_space() -> None:
+def test_normalised_text_has_half_width_lower_case_letters_and_white_space_between_words_only() -> None:
     assert normalised("Ｆｅｅ： １，０００ EUR") == "fee:1000eur"
+    assert normalised("10, 200  open\n dispute 争议 ") == "10,|200open dispute争议"
 
 
 def test_without_an_article_no_figure_may_be_new() -> None:

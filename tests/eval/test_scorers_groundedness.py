@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,19 @@ def test_entailment_is_read_from_the_model_s_own_labels(tmp_path: Path) -> None:
         Score(None),
         Score(None),
     ]
+
+
+def test_the_model_is_loaded_once_and_shows_its_progress_only_if_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each arm loaded it again, and its bar was drawn into what should have been JSON."""
+    model = make_nli_model(tmp_path / "nli", ("contradiction", "entailment", "neutral"), always=1)
+    claimed = [answer("A fee is due.", REFUNDS)]
+    assert entailments([case()], claimed, model) == [Score(1)]
+    assert "Batches" not in capsys.readouterr().err
+    shutil.rmtree(model)
+    assert entailments([case()], claimed, model, progress=True) == [Score(1)]
+    assert "Batches" in capsys.readouterr().err
 
 
 def test_no_model_is_loaded_where_nothing_is_claimed() -> None:

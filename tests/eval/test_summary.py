@@ -1,6 +1,7 @@
 """What scored answers come to: an arm with planted wrong figures, an arm against itself, slices and examples."""
 
 import random
+from dataclasses import replace
 
 from eval.answers import Answer, Shown
 from eval.cases import Case
@@ -42,7 +43,7 @@ def arm(name: str, asked: list[Case], wrong: float = 0.0, seed: int = 1) -> dict
 
 
 def results(scored: Answers, asked: list[Case], failed: list[tuple[str, str]] | None = None):
-    return summary("id", "2026-11-24T00:00:00+00:00", asked, scored, {}, failed or [])
+    return summary("id", "2026-11-24T00:00:00+00:00", asked, scored, {}, failed=failed or [])
 
 
 def test_an_arm_against_itself_shows_no_difference() -> None:
@@ -77,7 +78,7 @@ def test_a_better_arm_is_said_to_be_better_with_its_interval() -> None:
     report = results({"rag": arm("rag", asked, wrong=0.5), "rag+lora": arm("rag+lora", asked)}, asked)
     assert report.verdict == "better"
     facts = report.comparisons[0].differences["facts"]
-    assert f"{100 * facts.mean:+.1f} points" in report.sentences["en"]
+    assert f"facts {100 * facts.mean:+.1f} [" in report.sentences["en"]
     assert report.best and not report.worst
 
 
@@ -108,11 +109,43 @@ def test_too_many_cases_without_an_answer_leave_no_verdict() -> None:
 def test_the_primary_metric_is_shown_by_slice_route_and_language() -> None:
     asked = cases()
     report = results({"rag": arm("rag", asked, wrong=0.5), "rag+lora": arm("rag+lora", asked)}, asked)
-    assert {(each.by, each.value, each.n) for each in report.slices} == {
-        ("slice", "hit", 60),
-        ("route", "grounded", 60),
-        ("language", "en", 60),
+    assert {(each.by, each.value, each.metric, each.n) for each in report.slices} == {
+        ("slice", "hit", "facts", 60),
+        ("slice", "miss", "abstention", 20),
+        ("language", "en", "facts", 60),
     }
+
+
+def test_no_more_facts_and_less_abstention_is_told_as_worse_elsewhere() -> None:
+    """It read "worse: +0.0 points of answers with every fact …, n=60. abstention"."""
+    asked = cases()
+    candidate = arm("rag+lora", asked, 0.3)
+    for case in asked:
+        if not case.answerable:
+            answer = Answer(case.id, "rag+lora", "Umbrellas cost 12 EUR.", "adapter")
+            candidate[case.id] = Scored(answer, score(case, answer))
+    report = results({"rag": arm("rag", asked, 0.3), "rag+lora": candidate}, asked)
+    assert report.verdict == "worse"
+    assert report.sentences["en"].startswith("rag+lora is no better than rag in facts")
+    assert report.sentences["en"].endswith("significantly worse in: abstention, no invented figures.")
+
+
+def test_the_deciding_metric_stands_alone_and_the_others_are_corrected_together() -> None:
+    asked = cases()
+    report = results({"rag": arm("rag", asked, 0.5), "rag+lora": arm("rag+lora", asked, 0.3)}, asked)
+    found = report.comparisons[0].differences
+    assert found["facts"].p_holm == found["facts"].p
+    assert found["grounded"].p_holm > found["grounded"].p
+
+
+def test_costs_of_answers_that_were_asked_in_different_runs_are_not_compared() -> None:
+    asked = cases()
+    baseline, candidate = arm("rag", asked), arm("rag+lora", asked)
+    for scored, run in ((baseline, "yesterday"), (candidate, "today")):
+        for name, each in scored.items():
+            answer = replace(each.answer, cost=replace(each.answer.cost, run=run))
+            scored[name] = Scored(answer, each.scores)
+    assert "total" not in results({"rag": baseline, "rag+lora": candidate}, asked).comparisons[0].differences
 
 
 def test_four_arms_show_whether_the_adapter_adds_more_with_passages() -> None:

@@ -5,9 +5,9 @@ import pytest
 
 from assistant import prompt, releases
 from assistant.settings import Settings
-from finetune import night
-from finetune.night import train_on_logs
+from finetune import run as training_run
 from finetune.recipe import Recipe
+from finetune.run import train_on_logs
 from finetune.train import Result
 from retrieval.errors import InputError
 
@@ -40,14 +40,14 @@ def write_logs(path: Path, word: str = "refund", bad: bool = False) -> Path:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The adapters that were really trained, in order."""
     done: list[str] = []
-    really = night.train
+    really = training_run.train
 
     def count(*arguments: object) -> Result:
         result = really(*arguments)
         done.append(result.adapter)
         return result
 
-    monkeypatch.setattr(night, "train", count)
+    monkeypatch.setattr(training_run, "train", count)
     return done
 
 
@@ -115,10 +115,10 @@ def test_a_run_that_died_after_its_data_were_made_goes_on_with_them(
 ) -> None:
     logs = write_logs(tmp_path / "logs.jsonl")
     with monkeypatch.context() as patch:
-        patch.setattr(night, "train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(training_run, "train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train_on_logs(settings, [logs], RECIPE, lambda _: None)
-    monkeypatch.setattr(night.dataset, "prepare", lambda *_, **__: pytest.fail("made again"))
+    monkeypatch.setattr(training_run.dataset, "prepare", lambda *_, **__: pytest.fail("made again"))
     assert train_on_logs(settings, [logs], RECIPE, lambda _: None)
 
 

@@ -1,0 +1,290 @@
+"""Nights with the real steps on a model of two layers; only the engine is one whose answers are worked out."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assistant import releases
+from assistant.chat import Assistant
+from assistant.engine import Piece, Sampling, Usage
+from assistant.live_index import open_index
+from assistant.policy import read_policy
+from assistant.prompt import Message
+from assistant.redaction import redact_article
+from assistant.settings import Settings
+from finetune import nightly, nights
+from finetune.nightly import Busy, read_plan
+from finetune.recipe import Recipe
+from finetune.run import train_on_logs
+from retrieval.build import build
+from retrieval.encoder import Encoder
+from retrieval.errors import EngineError, InputError
+
+ARTICLES = {
+    "en/refund.md": "# Refunds\n\nA refund takes 5 days. You ask for it in the app.",
+    "en/transfer.md": "# Transfers\n\nA transfer takes 3 hours. It is free of charge for everybody.",
+    "en/card.md": "# Cards\n\nA new card arrives within 9 days. You order it in the app.",
+}
+RECIPE = Recipe(peft={"r": 2}, max_steps=1, batch_size=2, canaries=0, general_share=0)
+GATE = """superior: {metric: facts}
+not_worse: [{metric: abstention, margin: 0.2, missing: pass}]
+complete: {least_cases: 10}
+"""
+
+
+class Engine:
+    """Has every fact if its adapter is `good`, and says 99 days otherwise; counts what it was asked."""
+
+    def __init__(self, good: Callable[[str], bool], adapters: Path) -> None:
+        self.good, self.adapters, self.asked = good, adapters, 0
+
+    async def models(self) -> list[str]:
+        return [path.name for path in self.adapters.iterdir()]
+
+    async def metrics(self) -> str:
+        return ""
+
+    async def close(self) -> None:
+        pass
+
+    async def answer(self, model: str, messages: list[Message], sampling: Sampling, usage: Usage, whole: bool) -> Any:
+        self.asked += 1
+        usage.completion_tokens = 5
+        yield Piece("A refund takes 5 days." if self.good(model) else "A refund takes 99 days.", finish_reason="stop")
+
+
+class Company:
+    """A home with an index and a first adapter, and what its nights go by."""
+
+    def __init__(self, folder: Path, base: Path, models: Path) -> None:
+        self.folder, self.settings = folder, Settings(home=folder / "home", base=str(base))
+        self.settings.home.mkdir()
+        self.settings.models.symlink_to(models)
+        for path, text in ARTICLES.items():
+            self.article(path, text)
+        encoder = Encoder(self.settings.encoder, self.settings.models)
+        built = build([folder / "knowledge"], self.settings.indexes, encoder, redact_article)
+        releases.publish(self.settings.releases, index=built.id)
+        self.logs("first", "payment", folder="before")
+        train_on_logs(self.settings, [folder / "before"], RECIPE, lambda _: None)
+        self.logs("day0", "refund")
+        self.first = releases.live(self.settings.releases)
+        self.engine = Engine(lambda adapter: adapter != self.first.adapter, self.settings.adapters)
+        self.said: list[str] = []
+        cases = ({"id": f"c{n}", "query": f"How long, {n} of them?", "facts": ["5 days"]} for n in range(20))
+        (folder / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+        (folder / "gate.yaml").write_text(GATE)
+        (folder / "recipe.yaml").write_text(json.dumps(RECIPE.model_dump(exclude_defaults=True)))
+        self.plan()
+
+    def article(self, path: str, text: str) -> None:
+        file = self.folder / "knowledge" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"---\nlanguage: en\n---\n{text}\n")
+
+    def logs(self, day: str, subject: str, count: int = 6, folder: str = "logs") -> None:
+        lines = (
+            {
+                "messages": [
+                    {"role": "user", "content": f"How long does {subject} number {n} take?"},
+                    {"role": "assistant", "content": f"The {subject} with the number {n} takes 5 days in all."},
+                ]
+            }
+            for n in range(count)
+        )
+        (self.folder / folder).mkdir(exist_ok=True)
+        (self.folder / folder / f"{day}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def plan(self, **fields: Any) -> None:
+        usual = {"logs": ["logs"], "cases": ["cases.jsonl"], "gate": "gate.yaml", "recipe": "recipe.yaml"}
+        usual |= {"least_answers": 2, "measured": False, "held_out": False}
+        (self.folder / "nightly.yaml").write_text(json.dumps(usual | fields))
+
+    def night(self, **options: Any) -> nights.Night | None:
+        return nightly.nightly(self.settings, read_plan(self.folder / "nightly.yaml"), self.said.append, **options)
+
+    @property
+    def live(self) -> releases.Release:
+        return releases.live(self.settings.releases)
+
+    @contextlib.contextmanager
+    def both(self, course: Any, challenger: releases.Release) -> Iterator[dict[str, Assistant]]:
+        """In place of one vLLM with both adapters."""
+        settings = self.settings
+        yield {
+            name: Assistant(
+                release=release.id,
+                index=open_index(settings, str(release.index)),
+                engine=self.engine,  # type: ignore[arg-type]
+                adapter=str(release.adapter),
+                languages=("en",),
+                policy=read_policy(None),
+                settings=settings,
+            )
+            for name, release in (("champion", course.champion), ("challenger", challenger))
+        }
+
+
+@pytest.fixture
+def company(tmp_path: Path, tiny_base: Path, models: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> Company:
+    made = Company(tmp_path, tiny_base, models)
+    monkeypatch.setattr(nightly, "_both", made.both)
+    return made
+
+
+def test_a_better_challenger_is_promoted_and_the_same_night_again_does_nothing(company: Company) -> None:
+    night = company.night()
+    assert night is not None and night.word == "promoted", night
+    assert company.live.adapter == night.adapter != company.first.adapter
+    assert (company.live.night, company.live.report) == (night.id, night.evaluation)
+    assert "facts" in night.reasons[0] and night.metrics["facts"] == 1.0
+    assert [step.name for step in night.steps] == ["index", "collect", "train", "evaluate", "measure", "gate"]
+    assert nights.read_all(company.settings.home / "nights") == [night]
+    asked = company.engine.asked
+    assert company.night() is None
+    assert company.engine.asked == asked and "nothing is new" in company.said[-1]
+
+
+def test_a_challenger_that_is_no_better_is_kept_away_and_the_reason_says_by_how_much(company: Company) -> None:
+    company.engine.good = lambda adapter: True
+    night = company.night()
+    assert night is not None and night.word == "kept"
+    assert company.live == company.first
+    assert any("facts" in reason and "0.0" in reason for reason in night.reasons)
+    assert night.metrics["facts"] == 1.0  # of the champion, which serves on
+
+
+def test_a_worse_challenger_does_not_serve(company: Company) -> None:
+    company.engine.good = lambda adapter: adapter == company.first.adapter
+    night = company.night()
+    assert night is not None and night.word == "kept" and company.live == company.first
+
+
+def test_too_few_answers_train_nothing(company: Company) -> None:
+    company.plan(least_answers=50)
+    night = company.night()
+    assert night is not None and night.word == "kept"
+    assert "6 answers to learn from, fewer than the 50" in night.reasons[0]
+    assert company.live == company.first and company.engine.asked == 0
+
+
+def test_what_was_not_promoted_is_learned_from_again_with_what_comes_later(company: Company) -> None:
+    company.plan(least_answers=8)
+    assert company.night().word == "kept"  # type: ignore[union-attr]
+    company.logs("day1", "transfer")
+    second = company.night()
+    assert second is not None and (second.word, second.counts["new"]) == ("promoted", 2)
+    company.logs("day2", "card", count=9)
+    company.engine.good = lambda adapter: adapter not in (company.first.adapter, second.adapter)
+    third = company.night()
+    assert third is not None and (third.word, third.counts["new"]) == ("promoted", 1)
+
+
+def test_a_changed_article_alone_makes_a_release_with_the_same_adapter(company: Company) -> None:
+    company.plan(knowledge=["knowledge"], logs=[])
+    company.engine.good = lambda adapter: True
+    company.article("en/refund.md", "# Refunds\n\nA refund takes 5 days, and 6 over new year.")
+    company.article("en/limit.md", "# Limits\n\nYou may pay 900 EUR a day with the app.")
+    night = company.night()
+    assert night is not None and night.word == "promoted"
+    assert night.articles == {"added": ["en/limit.md"], "changed": ["en/refund.md"], "removed": []}
+    assert company.live.adapter == company.first.adapter and company.live.index != company.first.index
+
+
+def test_a_night_whose_engine_fails_is_failed_and_goes_on_where_it_was_when_started_again(
+    company: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def broken(course: Any, challenger: Any) -> Iterator[Any]:
+        raise EngineError("the engine ended with code 1 while starting: no memory")
+        yield
+
+    monkeypatch.setattr(nightly, "_both", broken)
+    failed = company.night()
+    assert failed is not None and (failed.word, company.live) == ("failed", company.first)
+    assert "no memory" in failed.reasons[0]
+    monkeypatch.setattr(nightly, "_both", company.both)
+    monkeypatch.setattr(nightly, "_train", lambda *_: pytest.fail("trained again"))
+    again = company.night()
+    assert again is not None and (again.word, again.id) == ("promoted", failed.id)
+
+
+@pytest.mark.parametrize(
+    "place", ["_train", "_evaluate", "_measured", "_golden_missed", "releases.propose", "nights.write"]
+)
+def test_a_night_that_was_killed_anywhere_ends_as_one_that_was_not(
+    company: Company, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """KeyboardInterrupt stands for the kill: nothing in the night catches it."""
+    holder, _, name = place.rpartition(".")
+    target = getattr(nightly, holder) if holder else nightly
+    really = getattr(target, name)
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        really(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            company.night()
+    company.night()
+    (night,) = nights.read_all(company.settings.home / "nights")
+    assert night.word == "promoted" and company.live.id == night.challenger
+    assert [entry.release for entry in releases.history(company.settings.releases)].count(company.live.id) == 1
+
+
+def test_a_signature_is_waited_for_where_the_plan_asks_for_one(company: Company) -> None:
+    company.plan(signature=True)
+    night = company.night()
+    assert night is not None and (night.word, company.live) == ("waiting", company.first)
+    with pytest.raises(InputError, match="approve"):
+        releases.promote(company.settings.releases, str(night.challenger))
+    releases.approve(company.settings.releases, str(night.challenger), "lead")
+    releases.promote(company.settings.releases, str(night.challenger))
+    assert company.live.adapter == night.adapter
+
+
+def test_a_golden_question_that_the_challenger_misses_keeps_the_champion(company: Company) -> None:
+    (company.folder / "golden.jsonl").write_text('{"id": "g1", "query": "What is the fee?", "facts": ["7 EUR"]}\n')
+    company.plan(golden=["golden.jsonl"])
+    night = company.night()
+    assert night is not None and night.word == "kept"
+    assert night.reasons == ["golden question g1: a fact is missing"]
+
+
+def test_a_second_night_leaves_at_once_and_says_who_runs(company: Company) -> None:
+    with nightly._only_one(company.settings.home / "nights"), pytest.raises(Busy, match=r"process [0-9]+ since"):
+        company.night()
+
+
+def test_a_dry_run_trains_and_asks_nothing(company: Company) -> None:
+    assert company.night(dry_run=True) is None
+    assert company.engine.asked == 0 and company.live == company.first
+    assert any("1 new files and transcripts" in line for line in company.said)
+
+
+def test_a_night_can_be_done_again_from_a_step(company: Company) -> None:
+    first = company.night()
+    assert first is not None
+    releases.rollback(company.settings.releases)
+    again = company.night(again_from="gate")
+    assert again is not None and (again.id, again.word) == (first.id, "promoted")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("cases: []", "field 'cases'"),
+        ("cases: [a]\nlog: [b]", "field 'log'.*fields: knowledge"),
+        ("cases: [", "cannot be read"),
+    ],
+)
+def test_a_plan_that_is_none_is_named_with_its_field(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "nightly.yaml").write_text(text)
+    with pytest.raises(InputError, match=told):
+        read_plan(tmp_path / "nightly.yaml")
