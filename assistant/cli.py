@@ -297,10 +297,25 @@ def _serve(settings: "Settings", on_ready: Callable[[str], None]) -> None:
     from functools import partial
 
     from assistant.serve import serve as serve_release
-    from eval.judging import router
+    from eval import judging
     from eval.online import guard
+    from finetune import operations
 
-    serve_release(settings, on_ready, say=click.echo, pages=[partial(router, settings.evaluations)], guard=guard)
+    nights = settings.home / "nights"
+    folders = nights, settings.releases, settings.evaluations
+    pages = [partial(judging.router, settings.evaluations), partial(operations.router, *folders)]
+    serve_release(settings, on_ready, say=click.echo, pages=pages, guard=guard, more_metrics=partial(_metrics, nights))
+
+
+def _metrics(folder: Path) -> bytes:
+    """What the nights came to, for Prometheus; nothing where a file is damaged, which the log says."""
+    from finetune import night_metrics, nights
+
+    try:
+        return night_metrics.render(nights.read_all(folder))
+    except SupportError as error:
+        logging.getLogger("assistant").error("%s", error)
+        return b""
 
 
 def _ask_three(url: str) -> None:

@@ -53,10 +53,12 @@ def serve(
     say: Callable[[str], None],
     pages: Sequence["Pages"] = (),
     guard: Guard | None = None,
+    more_metrics: Callable[[], bytes] = bytes,
 ) -> None:
     """Serve until interrupted, with `pages` beside the chat; `on_ready` gets the service's address once it answers.
 
-    `guard` says which arms of an experiment break its guardrails; without it nothing stops them.
+    `guard` says which arms of an experiment break its guardrails; without it nothing stops them. `more_metrics` are
+    added to those of the service.
 
     Raises:
         NotReady: There is no index or no adapter for this base.
@@ -116,7 +118,7 @@ def serve(
             tracer=tracer(settings.otlp_endpoint),
             experiments=Experiments(settings.experiment_file, lambda model: assistant.arm(model) is not None),
         )
-        _listen(settings, service, process, on_ready, say, pages, guard)
+        _listen(settings, service, process, on_ready, say, pages, guard, more_metrics)
     finally:
         if process:
             process.stop()
@@ -186,6 +188,7 @@ def _listen(
     say: Callable[[str], None],
     pages: Sequence["Pages"],
     guard: Guard | None,
+    more_metrics: Callable[[], bytes],
 ) -> None:
     import uvicorn
 
@@ -206,6 +209,7 @@ def _listen(
         background=lambda: _background(settings, service, process, guard),
         on_ready=lambda: threading.Thread(target=ready, daemon=True).start(),
         pages=pages,
+        more_metrics=more_metrics,
     )
     gc.collect()
     gc.freeze()  # a full collection would walk all that is loaded by now, and nobody is answered meanwhile

@@ -63,11 +63,12 @@ def create_app(
     background: Callable[[], Coroutine[Any, Any, None]] | None = None,
     on_ready: Callable[[], None] = lambda: None,
     pages: Sequence[Pages] = (),
+    more_metrics: Callable[[], bytes] = bytes,
 ) -> FastAPI:
     """The service as an ASGI application.
 
     `secret` makes pseudonyms of customers; `background` runs while the service does; `on_ready` is called once
-    when it accepts requests; `pages` are served beside the chat page.
+    when it accepts requests; `pages` are served beside the chat page, and `more_metrics` told with its own.
     """
 
     @asynccontextmanager
@@ -292,6 +293,7 @@ def create_app(
         admin(request)
         service.metrics.show(service, ready=await not_ready() is None)
         text = service.metrics.render(await service.live.assistant.engine.metrics())
+        text += await asyncio.to_thread(more_metrics)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     for page in pages:

@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -344,6 +344,15 @@ class State:
         for row in self._rows(select(_transcripts), since):
             if row["made"].get("status", "answered") == "answered":
                 yield _line(row)
+
+    def transcripts(self, since: datetime) -> Iterator[Transcript]:
+        """Transcripts from a time on, in order of time; a page of them is in memory at a time.
+
+        Raises:
+            StorageError: The database cannot be reached.
+        """
+        for row in self._rows(select(*(_transcripts.c[each.name] for each in fields(Transcript))), since):
+            yield Transcript(**row | {"at": _utc(row["at"]), "messages": tuple(row["messages"])})
 
     def recorded(self, since: datetime) -> Iterator[Recorded]:
         """What became of each request from a time on, in order of time; failed ones of an experiment among them.

@@ -32,7 +32,7 @@ from assistant.engine_process import EngineProcess
 from assistant.prompt import Message
 from assistant.settings import Settings, read_settings
 from eval.cases import Case, read_cases
-from eval.intervals import Interval, clustered_mean
+from eval.paired import Pair, difference
 from eval.scorers import facts_present, no_invented_figures
 
 ROOT = Path(__file__).parent.parent
@@ -200,11 +200,13 @@ def _report(unseen: Sequence[Case], outside: Sequence[Case], answers: dict[str, 
 
 
 def _difference(cases: Sequence[Case], ours: Sequence[str], others: Sequence[str]) -> str:
-    groups: dict[str, list[float]] = {}
-    for case, mine, its in zip(cases, ours, others, strict=False):
-        groups.setdefault(case.group or case.id, []).append(float(_right(case, mine)) - float(_right(case, its)))
-    found: Interval = clustered_mean(list(groups.values()))
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], n={found.n}, {len(groups)} policies"
+    pairs = [
+        Pair(float(_right(case, its)), float(_right(case, mine)), case.group or case.id)
+        for case, mine, its in zip(cases, ours, others, strict=False)
+    ]
+    found = difference(pairs)
+    assert found, "there are several policies"
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], n={found.n}, {found.groups} policies"
 
 
 if __name__ == "__main__":

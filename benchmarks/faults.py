@@ -21,7 +21,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from assistant import releases
 from benchmarks.gateway import (

@@ -26,7 +26,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-import psutil  # type: ignore[import-untyped]
+import psutil
 from tqdm import tqdm
 
 from assistant import prompt, releases

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from eval.intervals import SEED, clustered_error
+from eval.intervals import SEED, Interval, clustered_error
 from retrieval.errors import InputError
 
 FLIPS = 9_999
@@ -47,6 +47,10 @@ class Difference:
     """Cohen's d_z: mean over standard deviation of the differences of cases; 0 where all are equal."""
     smallest_detectable: float
     """Found 80 times in 100 at the 5% level, with as many cases that vary as much; more often with unequal groups."""
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(self.mean, self.low, self.high, self.n)
 
 
 def difference(pairs: Sequence[Pair], seed: int = SEED) -> Difference | None:

@@ -19,6 +19,7 @@ from assistant.prompt import Message, search_query
 from assistant.redaction import Redactor
 from eval.cases import Case
 from eval.intervals import Interval, clustered_mean, share
+from eval.paired import Pair, difference
 from retrieval.errors import InputError
 from retrieval.index import Found, Index, Mode, Query
 from retrieval.language import Language, language_of
@@ -71,8 +72,14 @@ class Report:
         return self._mean(lambda outcome: outcome.measures[mode][measure])
 
     def difference(self, mode: Mode, measure: str) -> Interval | None:
-        """By how much hybrid is better than `mode`, in pairs over the cases in scope; None if there are none."""
-        return self._mean(lambda outcome: outcome.measures["hybrid"][measure] - outcome.measures[mode][measure])
+        """By how much hybrid is better than `mode`, in pairs over the cases in scope; None under two groups of them."""
+        pairs = [
+            Pair(outcome.measures[mode][measure], outcome.measures["hybrid"][measure], str(_group(outcome.case)))
+            for outcome in self.outcomes
+            if outcome.scope == "in"
+        ]
+        found = difference(pairs) if pairs else None
+        return found.interval if found else None
 
     def decided(self, decision: Literal["hit", "ambiguous", "miss"], *scopes: Scope) -> Interval | None:
         """The share of the cases of `scopes` with this decision of the gate; None if there are none."""
@@ -207,8 +214,7 @@ class Report:
         groups: dict[tuple[bool, str], list[float]] = {}
         for outcome in self.outcomes:
             if outcome.scope == "in":
-                group = outcome.case.group
-                groups.setdefault((group is not None, group or outcome.case.id), []).append(value(outcome))
+                groups.setdefault(_group(outcome.case), []).append(value(outcome))
         return clustered_mean(list(groups.values())) if groups else None
 
 
@@ -275,6 +281,11 @@ def question(case: Case) -> Query:
     turns = [Message("user", case.query)] if case.query else [Message(m.role, m.content) for m in case.messages]
     texts = Redactor().conversation([turn.content for turn in turns])
     return search_query([Message(turn.role, text) for turn, text in zip(turns, texts, strict=True)])
+
+
+def _group(case: Case) -> tuple[bool, str]:
+    """A case without a group is one by itself, whatever groups are called."""
+    return case.group is not None, case.group or case.id
 
 
 def _measures(cases: Sequence[Case], rankings: Sequence[list[str]]) -> list[dict[str, float]]:

@@ -18,7 +18,8 @@ from assistant.base_models import load_model, load_tokenizer, prepare, served_fo
 from assistant.engine_process import EngineProcess
 from assistant.prompt import tokens
 from assistant.settings import Settings
-from eval.intervals import Interval, clustered_mean
+from eval.intervals import Interval
+from eval.paired import Pair, difference
 from finetune.adapter import record_of, unservable
 from finetune.canaries import canaries, secret
 from finetune.dataset import rows
@@ -240,14 +241,16 @@ def _summary(scores: Sequence[tuple[int, tuple[float, float], tuple[bool, bool]]
     counted = sum(answer for answer, _, _ in scores)
     before, after = (sum(loss[side] for _, loss, _ in scores) / counted for side in (0, 1))
     mean = counted / len(scores)
-    change = clustered_mean([[(loss[1] - loss[0]) / mean] for _, loss, _ in scores])
+    change = difference([Pair(0.0, (loss[1] - loss[0]) / mean, str(i)) for i, (_, loss, _) in enumerate(scores)])
     rights = [sum(right[side] for _, _, right in scores) / len(scores) for side in (0, 1)]
+    right = difference([Pair(float(was), float(now), str(i)) for i, (_, _, (was, now)) in enumerate(scores)])
+    assert change and right, "the general set has more than one question"
     return General(
         loss=Loss(before, after, len(scores)),
         perplexity_ratio=Interval(math.exp(change.mean), math.exp(change.low), math.exp(change.high), change.n),
         accuracy_before=rights[0],
         accuracy_after=rights[1],
-        accuracy_change=clustered_mean([[float(right[1]) - float(right[0])] for _, _, right in scores]),
+        accuracy_change=right.interval,
     )
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from assistant.engine import Engine
 from assistant.engine_process import EngineProcess
 from assistant.live import training_record
 from assistant.live_index import open_index
+from assistant.notification import notify
 from assistant.policy import read_policy
 from assistant.redaction import redact_article
 from assistant.releases import Release
@@ -44,11 +45,12 @@ from eval.asking import Asker
 from eval.cases import Case, read_cases
 from eval.results import Results
 from eval.summary import Scored, summary
-from finetune import dataset, gate, nights
+from finetune import dataset, gate, night_metrics, nights
 from finetune.candidates import candidate
 from finetune.logs import log_files, read_columns
 from finetune.measure import measure
-from finetune.nights import STEPS, Night, Step
+from finetune.misses import misses
+from finetune.nights import STEPS, Night, Step, Topic
 from finetune.recipe import read_recipe
 from finetune.run import train_on_logs
 from finetune.turns import turn_of
@@ -58,6 +60,7 @@ from retrieval.errors import InputError, NotReady, SupportError
 from retrieval.files import content_id, sha256, write_text
 from retrieval.index import Index
 
+MISSES_DAYS = 30
 MOST_EARLIER = 100
 """Cases of earlier nights that are asked again, to see what was forgotten."""
 WAY = "rag+lora"
@@ -85,6 +88,10 @@ class Plan(BaseModel):
     held_out: bool = Field(True, description="Also ask what training held out: the newest answers.")
     measured: bool = Field(True, description="Measure forgetting and memorised secrets; rules may ask for it.")
     max_tokens: int | None = Field(None, ge=1, description="Longest answer to a case; by default the service's.")
+    webhook: str | None = Field(
+        None, description="Address that is told how the night ended, signed with ASSISTANT_WEBHOOK_SECRET."
+    )
+    textfile: Path | None = Field(None, description="File ending in .prom for node_exporter's textfile collector.")
     signature: bool = Field(False, description="A person has to approve: assistant release approve.")
     limit: int | None = Field(None, ge=1, description="Frozen cases asked at most, drawn with a fixed seed.")
 
@@ -123,7 +130,7 @@ def read_plan(path: Path) -> Plan:
             **{name: beside(getattr(plan, name)) for name in ("knowledge", "logs", "cases", "golden")},
             **{
                 name: path.parent / found
-                for name in ("columns", "recipe", "gate")
+                for name in ("columns", "recipe", "gate", "textfile")
                 if (found := getattr(plan, name)) is not None
             },
         }
@@ -200,9 +207,32 @@ def nightly(
             night = _decide(course, logs, new, index_id, articles, began)
         except SupportError as error:
             night = _night(course, began, "failed", [str(error)], articles=articles)
+        night = replace(night, misses=_missed(settings))
         nights.write(settings.home / "nights", night)
         _promote_last(settings)
+        _tell(course, night)
         return night
+
+
+def _missed(settings: Settings) -> list[Topic]:
+    """What customers asked in the last `MISSES_DAYS` days and no passage answered."""
+    state = State(settings.database_url)
+    try:
+        encoder = Encoder(settings.encoder, settings.models)
+        return misses(state, datetime.now(UTC) - timedelta(days=MISSES_DAYS), encoder)
+    finally:
+        state.close()
+
+
+def _tell(course: _Course, night: Night) -> None:
+    """Whoever watches: a webhook, Prometheus. That they cannot be told does not undo the night."""
+    plan, secret = course.plan, os.environ.get("ASSISTANT_WEBHOOK_SECRET", "")
+    if plan.textfile:
+        night_metrics.write_textfile(plan.textfile, nights.read_all(course.settings.home / "nights"))
+    if plan.webhook:
+        event = {"event": f"nightly.{night.word}", "night": night.id, "at": night.at, "reasons": night.reasons}
+        if refused := notify(plan.webhook, secret, event):
+            course.say(f"the webhook was not told: {refused}")
 
 
 def _ended(folder: Path) -> bool:
@@ -251,10 +281,7 @@ def _decide(
             figures = course.kept("measure", lambda: _measured(settings, str(challenger.adapter), plan.measured))
     with course.step("gate"):
         rules = gate.read_rules(plan.gate)
-        if figures is None:
-            rulings = gate.judge_articles(rules, results)
-        else:
-            rulings = gate.judge(rules, results, figures)
+        rulings = gate.judge_articles(rules, results) if figures is None else gate.judge(rules, results, figures)
         if earlier:
             rulings += gate.judge_earlier(rules, "earlier nights", earlier)
         passed, why = gate.verdict(rulings)

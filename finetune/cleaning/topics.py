@@ -56,13 +56,13 @@ def topics(
     texts = [f"{turn.question}\n{core(turn.answer.content)}" for turn in turns]
     order = sorted(range(len(turns)), key=lambda i: (texts[i], turns[i].place))  # whatever order they came in
     vectors = _without_language(embed([texts[i] for i in order]), [texts[i] for i in order])
-    labels = _clusters(vectors, min(most, max(1, round(math.sqrt(len(turns) / 2)))), seed)
+    labels = clusters(vectors, min(most, max(1, round(math.sqrt(len(turns) / 2)))), seed)
     members = []
     for label in np.unique(labels):
         at = np.flatnonzero(labels == label)
         nearest = np.argsort(-(vectors[at] @ vectors[at].mean(axis=0)), kind="stable")
         members.append(tuple(order[i] for i in at[nearest]))
-    names = _names([[texts[i] for i in of] for of in members])
+    names = names_of([[texts[i] for i in of] for of in members])
     found = [
         Topic(name, of, len(of) / len(turns), tuple(turns[i] for i in of[:EXAMPLES]))
         for name, of in zip(names, members, strict=True)
@@ -116,7 +116,8 @@ def _without_language(vectors: Vectors, texts: Sequence[str]) -> Vectors:
     return unit
 
 
-def _clusters(vectors: Vectors, count: int, seed: int) -> npt.NDArray[np.int64]:
+def clusters(vectors: Vectors, count: int, seed: int) -> npt.NDArray[np.int64]:
+    """The number, under `count`, of each vector's cluster: Ward's method."""
     from sklearn.cluster import AgglomerativeClustering, MiniBatchKMeans
 
     if count == 1:
@@ -141,7 +142,7 @@ def _terms(text: str) -> list[str]:
     return found
 
 
-def _names(groups: Sequence[Sequence[str]]) -> list[str]:
+def names_of(groups: Sequence[Sequence[str]]) -> list[str]:
     """The terms that tell each group from the others: c-TF-IDF (Grootendorst, "BERTopic", arXiv 2203.05794)."""
     from sklearn.feature_extraction.text import CountVectorizer
 
