@@ -145,6 +145,8 @@ class _Course:
     plan: Plan
     champion: Release
     say: Callable[[str], None]
+    again: str | None = None
+    """The night that is done again."""
     id: str = ""
     folder: Path = Path()
     steps: list[Step] = field(default_factory=list)
@@ -178,7 +180,7 @@ def nightly(
 ) -> Night | None:
     """Do a night; None where nothing is new since the last one, or with `dry_run`, which only says what it would do.
 
-    `again_from` names a step of `STEPS` whose outcome, with those after it, is made anew.
+    `again_from` names a step of `STEPS`: the last night is done again, that step and those after it anew.
 
     Raises:
         Busy: Another night is running.
@@ -187,17 +189,18 @@ def nightly(
     """
     with _only_one(settings.home / "nights"):
         _promote_last(settings)
-        champion = releases.live(settings.releases)
+        again = nights.read_all(settings.home / "nights")[-1:] if again_from else []
+        champion = releases.read(settings.releases, again[0].champion) if again else releases.live(settings.releases)
         releases.require(champion, settings.base)
-        course = _Course(settings, plan, champion, say)
+        course = _Course(settings, plan, champion, say, again=again[0].id if again else None)
         began = datetime.now(UTC).isoformat(timespec="seconds")
         with course.step("index"):
             index_id, articles = _index(course)
         with course.step("collect"):
             logs, new = _collect(course, index_id)
         if again_from:
-            _forget(course.folder, again_from)
-        elif _ended(course.folder):
+            _forget(course, again_from)
+        elif _ended(course.folder) or (not new and index_id == champion.index):
             say("nothing is new since the last night")
             return None
         say(f"night {course.id}: {new} new files and transcripts, {len(articles['changed'])} articles changed")
@@ -209,7 +212,8 @@ def nightly(
             night = _night(course, began, "failed", [str(error)], articles=articles)
         night = replace(night, misses=_missed(settings))
         nights.write(settings.home / "nights", night)
-        _promote_last(settings)
+        if night.word == "promoted":
+            releases.promote(settings.releases, str(night.challenger))
         _tell(course, night)
         return night
 
@@ -367,7 +371,7 @@ def _collect(course: _Course, index_id: str) -> tuple[list[Path], int]:
     learned = {
         part
         for night in nights.read_all(root)
-        if night.challenger in live
+        if night.challenger in live and night.id != course.again
         for part in json.loads((root / night.id / "collected.json").read_text(encoding="utf-8"))
     }
     files = {sha256(path): path for path in (log_files(plan.logs) if plan.logs else ())}
@@ -541,10 +545,12 @@ def _golden_missed(course: _Course, challenger: Release) -> list[str]:
     ]
 
 
-def _forget(folder: Path, step: str) -> None:
+def _forget(course: _Course, step: str) -> None:
     for name in STEPS[STEPS.index(step) :]:
-        (folder / f"{name}.json").unlink(missing_ok=True)
-    (folder / "night.json").unlink(missing_ok=True)
+        (course.folder / f"{name}.json").unlink(missing_ok=True)
+        if name == "evaluate":
+            (course.settings.evaluations / f"night-{course.id}" / "report.json").unlink(missing_ok=True)
+    (course.folder / "night.json").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
