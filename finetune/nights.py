@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
-
 from retrieval.errors import InputError
 from retrieval.files import write_text
 
@@ -97,6 +95,8 @@ def read(path: Path) -> Night:
     Raises:
         InputError: The file is damaged.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         return TypeAdapter(Night).validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:

@@ -99,7 +99,7 @@ def test_cases_of_one_group_are_resampled_together() -> None:
     grouped = evaluate(index, [case("a.md", "a.md", group="g"), case("b.md a.md", "a.md", group="g")] * 5)
     together = grouped.mean("hybrid", "recall@1")
     assert apart is not None and apart.low < 0.5 < apart.high
-    assert together is not None and together.low < apart.low and apart.high < together.high
+    assert together is not None and (round(together.low, 2), round(together.high, 2)) == (0.05, 0.95)  # of one
 
 
 def test_the_query_is_the_one_that_serving_searches_for_in_the_language_of_the_case() -> None:
