@@ -195,8 +195,9 @@ def nightly(
         click.echo(nights.as_text(last[0]) if last else "there was no night yet")
         return
     share_cores()
-    from finetune.nightly import Busy, read_plan
+    from finetune.nightly import Busy
     from finetune.nightly import nightly as do_night
+    from finetune.plan import read_plan
 
     path = plan or settings.home / "nightly.yaml"
     while True:

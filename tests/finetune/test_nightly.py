@@ -17,8 +17,9 @@ from assistant.policy import read_policy
 from assistant.prompt import Message
 from assistant.redaction import redact_article
 from assistant.settings import Settings
-from finetune import nightly, nights
-from finetune.nightly import Busy, read_plan
+from finetune import contest, nightly, nights
+from finetune.nightly import Busy
+from finetune.plan import read_plan
 from finetune.recipe import Recipe
 from finetune.run import train_on_logs
 from retrieval.build import build
@@ -133,7 +134,7 @@ class Company:
 @pytest.fixture
 def company(tmp_path: Path, tiny_base: Path, models: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> Company:
     made = Company(tmp_path, tiny_base, models)
-    monkeypatch.setattr(nightly, "_both", made.both)
+    monkeypatch.setattr(contest, "_both", made.both)
     return made
 
 
@@ -205,18 +206,18 @@ def test_a_night_whose_engine_fails_is_failed_and_goes_on_where_it_was_when_star
         raise EngineError("the engine ended with code 1 while starting: no memory")
         yield
 
-    monkeypatch.setattr(nightly, "_both", broken)
+    monkeypatch.setattr(contest, "_both", broken)
     failed = company.night()
     assert failed is not None and (failed.word, company.live) == ("failed", company.first)
     assert "no memory" in failed.reasons[0]
-    monkeypatch.setattr(nightly, "_both", company.both)
+    monkeypatch.setattr(contest, "_both", company.both)
     monkeypatch.setattr(nightly, "_train", lambda *_: pytest.fail("trained again"))
     again = company.night()
     assert again is not None and (again.word, again.id) == ("promoted", failed.id)
 
 
 @pytest.mark.parametrize(
-    "place", ["_train", "_evaluate", "_measured", "_golden_missed", "releases.propose", "nights.write"]
+    "place", ["_train", "contest.evaluate", "_measured", "contest.golden_missed", "releases.propose", "nights.write"]
 )
 def test_a_night_that_was_killed_anywhere_ends_as_one_that_was_not(
     company: Company, monkeypatch: pytest.MonkeyPatch, place: str
