@@ -456,7 +456,14 @@ def test_it_is_ready_when_the_engine_serves_the_adapter(client: TestClient, inde
     reply = client.get("/readyz")
     assert reply.status_code == 200
     parts = {"release": "r1", "adapter": "adapter-1", "index": index.id, "base": "smollm2-135m"}
-    assert reply.json() == {"ready": True, **parts, "prompts": {"plain": ID}}
+    told = reply.json()
+    assert len(told.pop("answers_by")) == 12
+    assert told == {"ready": True, **parts, "prompts": {"plain": ID}}
+
+
+def test_what_answers_depend_on_has_another_name_with_another_setting(served) -> None:
+    names = {served(**options).get("/readyz").json()["answers_by"] for options in ({}, {}, {"withhold_figures": True})}
+    assert len(names) == 2
 
 
 def test_search_says_what_it_found_and_how_it_decided(client: TestClient) -> None:
