@@ -240,7 +240,7 @@ def test_every_command_that_is_named_exists() -> None:
 
 
 def test_the_plan_that_the_readme_shows_is_one(tmp_path: Path) -> None:
-    from finetune.nightly import read_plan
+    from finetune.plan import read_plan
 
     [shown] = [block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "cases" in block]
     (tmp_path / "nightly.yaml").write_text(shown)
