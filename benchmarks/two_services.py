@@ -10,10 +10,11 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-from eval import report, scorers
+from eval import report
+from eval.ab import scored
 from eval.asking import Asker
 from eval.cases import read_cases
-from eval.summary import Scored, summary
+from eval.summary import summary
 from retrieval.files import sha256
 
 WAY = "rag+lora"
@@ -28,24 +29,19 @@ def main() -> None:
     parser.add_argument("services", nargs=2, metavar="NAME=URL")
     options = parser.parse_args()
     cases = read_cases(options.cases, options.lang, options.limit)
-    scored, failed, parts = {}, [], {}
+    by_name, failed, parts = {}, [], {}
     for service in options.services:
         name, _, url = service.partition("=")
         asker = Asker(url, options.work / "asked")
         asked = asker.ask(cases, [WAY])
-        answers = asked.of(WAY)
-        scored[name] = {
-            case.id: Scored(answers[case.id], scorers.score(case, answers[case.id]))
-            for case in cases
-            if case.id in answers
-        }
+        by_name[name] = scored(cases, asked.of(WAY))
         failed += [(case, name) for case, _ in asked.failed]
         parts[name] = asker.parts
     results = summary(
         "two-services",
         datetime.now(UTC).isoformat(timespec="seconds"),
         cases,
-        scored,
+        by_name,
         {},
         failed=failed,
         files={options.cases.name: sha256(options.cases)},

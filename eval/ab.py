@@ -92,17 +92,17 @@ def evaluate(
     tried = {arm: develop(plan, arm, asker, progress) for arm in plan.arms}
     chosen = {arm: _way(plan, arm, tried[arm]) for arm in plan.arms}
     asked = asker.ask(plan.cases, list(dict.fromkeys(chosen.values())), progress)
-    scored = {arm: _scored(plan.cases, asked, way, models, progress) for arm, way in chosen.items()}
+    by_arm = {arm: _scored(plan.cases, asked, way, models, progress) for arm, way in chosen.items()}
     if plan.perplexity:
         for arm, way in chosen.items():
-            _add_perplexity(plan.cases, scored[arm], way, asker, progress)
-    judged = _judge(plan, scored, models.judge, progress) if models.judge else None
-    said = written(each.answer for answers in scored.values() for each in answers.values())
+            _add_perplexity(plan.cases, by_arm[arm], way, asker, progress)
+    judged = _judge(plan, by_arm, models.judge, progress) if models.judge else None
+    said = written(each.answer for answers in by_arm.values() for each in answers.values())
     results = summary(
         content_id(said, json.dumps([case.model_dump() for case in plan.cases]), str(models.entailment), str(tried)),
         datetime.now(UTC).isoformat(timespec="seconds"),
         plan.cases,
-        scored,
+        by_arm,
         tried,
         primary=plan.primary,
         failed=[(case, arm) for arm, way in chosen.items() for case, failing in asked.failed if failing == way],
@@ -118,7 +118,7 @@ def evaluate(
         training=training,
         judge=judged,
     )
-    _write(results, plan, scored, folder / results.id)
+    _write(results, plan, by_arm, folder / results.id)
     return results
 
 
@@ -166,11 +166,18 @@ def _named(arm: str, prompt: str) -> str:
     return arm if prompt == "plain" else f"{arm}@{prompt}"
 
 
+def scored(cases: Sequence[Case], answers: Mapping[str, Answer]) -> dict[str, Scored]:
+    """The answers to `cases`, by case, with the scores that need no model; a case without an answer is left out."""
+    return {
+        case.id: Scored(answers[case.id], scorers.score(case, answers[case.id])) for case in cases if case.id in answers
+    }
+
+
 def _scored(cases: Sequence[Case], asked: Asked, way: str, models: Models, progress: bool) -> dict[str, Scored]:
     """The answers of a way with all their scores, by case."""
     answers = asked.of(way)
     kept = [case for case in cases if case.id in answers]
-    found = {case.id: Scored(answers[case.id], scorers.score(case, answers[case.id])) for case in kept}
+    found = scored(kept, answers)
     written_answers = [answers[case.id] for case in kept]
     if models.encoder:
         _add(found, kept, "similarity", scorers.similarities(kept, written_answers, models.encoder))

@@ -13,8 +13,6 @@ Verdict = Literal["better", "worse", "mixed", "no difference", "incomplete"]
 @dataclass(frozen=True)
 class Arm:
     name: str
-    rag: bool
-    lora: bool
     prompt: str
     """Name of the prompt that it was asked with."""
     tried: dict[str, float]

@@ -170,8 +170,6 @@ def _arm(name: str, cases: Sequence[Case], answers: Mapping[str, Scored], tried:
             metrics[each.name] = clustered_mean(list(groups.values()))
     return Arm(
         name=name,
-        rag=name in ("rag", "rag+lora", "quoted"),
-        lora="lora" in name,
         prompt=max(tried, key=tried.__getitem__) if tried else "plain",
         tried=tried,
         routes=dict(Counter(each.answer.route for each in answers.values())),

@@ -16,12 +16,12 @@ from assistant.policy import read_policy
 from assistant.releases import Release
 from assistant.trial import served
 from eval import report, scorers
-from eval.ab import spread
+from eval.ab import scored, spread
 from eval.answers import Answer
 from eval.asking import Asker
 from eval.cases import Case, read_cases
 from eval.results import Results
-from eval.summary import Scored, summary
+from eval.summary import summary
 from finetune import dataset, nights
 from finetune.candidates import candidate
 from finetune.course import Course
@@ -69,15 +69,12 @@ def evaluate(course: Course, challenger: Release) -> tuple[Results, Results | No
 def _compared(
     course: Course, challenger: Release, cases: Sequence[Case], answers: dict[str, dict[str, Answer]]
 ) -> Results:
-    scored = {
-        name: {case.id: Scored(said[case.id], scorers.score(case, said[case.id])) for case in cases if case.id in said}
-        for name, said in answers.items()
-    }
+    by_name = {name: scored(cases, said) for name, said in answers.items()}
     return summary(
         f"night-{course.id}",
         datetime.now(UTC).isoformat(timespec="seconds"),
         cases,
-        scored,
+        by_name,
         {},
         failed=[(case.id, name) for name, said in answers.items() for case in cases if case.id not in said],
         files={str(path): sha256(path) for path in course.plan.cases},

@@ -36,9 +36,7 @@ def arm(name: str, facts: float, total_s: float) -> Arm:
         "style": Interval(0.9, 0.85, 0.95, 200),
         "total": Interval(total_s, total_s - 0.1, total_s + 0.1, 200),
     }
-    return Arm(
-        name, "rag" in name, "lora" in name, "support", {"support": 0.7, "short": 0.6}, {"grounded": 190}, metrics
-    )
+    return Arm(name, "support", {"support": 0.7, "short": 0.6}, {"grounded": 190}, metrics)
 
 
 @pytest.fixture

@@ -42,8 +42,8 @@ def results(facts: Difference = BETTER, failed: int = 0, cases: int = 200) -> Re
         candidate="challenger",
         cases={"n": cases},
         arms=[
-            Arm("champion", True, True, "plain", {}, {}, metrics),
-            Arm("challenger", True, True, "plain", {}, {}, metrics, failed),
+            Arm("champion", "plain", {}, {}, metrics),
+            Arm("challenger", "plain", {}, {}, metrics, failed),
         ],
         comparisons=[Comparison("champion", "challenger", same)],
         interaction={},
