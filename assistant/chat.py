@@ -5,6 +5,7 @@ redact → a person's case? → search → route → prompt → engine → verif
 
 import asyncio
 import functools
+import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -87,8 +88,18 @@ class Outcome:
     """Figures in the answer that neither a passage nor the customer states."""
     degraded: list[Literal["retrieval", "engine"]] = field(default_factory=list)
     """Parts that failed, and without which the answer was made."""
+    messages: list[Message] = field(default_factory=list)
+    """The prompt as it was sent to the engine; empty where no model was asked."""
+    sampling: Sampling | None = None
+    """How the engine was told to write, redacted; None where no model was asked."""
     usage: Usage = field(default_factory=Usage)
     search_s: float = 0.0
+
+    @property
+    def asked(self) -> str | None:
+        """Names the prompt by its content; None where no model was asked."""
+        said = [message.as_dict() for message in self.messages]
+        return content_id(json.dumps(said)) if said else None
 
 
 @dataclass(frozen=True)
@@ -116,11 +127,7 @@ class Assistant:
     @functools.cached_property
     def answers_by(self) -> str:
         """Names the settings, texts and code that shape answers, beside adapter, index and prompt."""
-        root = Path(__file__).parents[1]
-        code = [path for folder in ("assistant", "retrieval") for path in sorted((root / folder).glob("*.py"))]
-        shipped = [path for path in (self.settings.policy, root / "assistant" / "policy.yaml") if path]
-        settings = self.settings.model_dump_json(include=_SHAPING)
-        return content_id(settings, *(sha256(path) for path in (*code, *shipped)))
+        return content_id(self.settings.model_dump_json(include=_SHAPING), *_shaping_files(self.settings.policy))
 
     def arm(self, model: str) -> Arm | None:
         """The way to answer of this name, with the prompt behind its `@` if it has one; None if there is none."""
@@ -155,10 +162,11 @@ class Assistant:
             return
         begun = False
         if outcome.route != "quoted":
-            model, messages = self._asked(arm, outcome, found)
+            model, outcome.messages = self._asked(arm, outcome, found)
+            outcome.sampling = sampling
             try:
                 with span.generation(model, sampling) as generation:
-                    async for piece in self._verified(model, messages, sampling, citer, outcome, whole):
+                    async for piece in self._verified(model, outcome.messages, sampling, citer, outcome, whole):
                         begun = True
                         yield piece
                     generation.used(outcome.usage, [outcome.usage.finish_reason])
@@ -264,6 +272,15 @@ class Assistant:
             logprobs = None if instead else piece.logprobs
             if text or piece.tool_calls or logprobs or piece.finish_reason:
                 yield replace(piece, text=text, logprobs=logprobs)
+
+
+@functools.cache
+def _shaping_files(policy: Path | None) -> tuple[str, ...]:
+    """The SHA-256 of the code and texts that shape answers, as this process first found them: it loads them once."""
+    root = Path(__file__).parents[1]
+    code = [path for folder in ("assistant", "retrieval") for path in sorted((root / folder).glob("*.py"))]
+    shipped = [path for path in (policy, root / "assistant" / "policy.yaml") if path]
+    return tuple(sha256(path) for path in (*code, *shipped))
 
 
 def _question(conversation: Sequence[Message]) -> str:

@@ -312,7 +312,7 @@ def _metrics(folder: Path) -> bytes:
     from finetune import night_metrics, nights
 
     try:
-        return night_metrics.render(nights.read_all(folder))
+        return night_metrics.render(nights.read_all(folder), nights.read_checked(folder))
     except SupportError as error:
         logging.getLogger("assistant").error("%s", error)
         return b""
@@ -360,6 +360,7 @@ main.add_command(evaluation.evaluate)
 main.add_command(commands.key)
 main.add_command(commands.release)
 main.add_command(commands.transcripts)
+main.add_command(commands.replay)
 
 if __name__ == "__main__":
     main()

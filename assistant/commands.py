@@ -1,4 +1,4 @@
-"""The commands of those who run the service: API keys, releases, transcripts."""
+"""The commands of those who run the service: API keys, releases, transcripts, replays."""
 
 import fcntl
 import json
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from assistant.options import api_key_option, existing, print_json, read, settings_options
+from assistant.options import api_key_option, existing, print_json, read, settings_options, share_cores
 
 if TYPE_CHECKING:
     from assistant.releases import Pruned
@@ -55,15 +55,17 @@ def release() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_releases(as_json: bool, **options: Any) -> None:
     """The releases that were live, oldest first, then those that are only proposed."""
-    from assistant import releases
+    from assistant import canary, releases
 
     folder = read(options).releases
-    live = releases.live(folder).id
+    live, trial = releases.live(folder).id, canary.read(folder)
     entries = releases.history(folder)
     found = [(entry.at, entry.release, "") for entry in entries]
     if found and found[-1][1] == live:
         found[-1] = (*found[-1][:2], "live")
-    found += [(releases.proposed_at(folder, name), name, "proposed") for name in releases.proposed(folder)]
+    states = {trial.release: "canary"} if trial else {}
+    proposed = releases.proposed(folder)
+    found += [(releases.proposed_at(folder, name), name, states.get(name, "proposed")) for name in proposed]
     lines = [_listed(folder, *each) for each in found]
     if as_json:
         print_json(lines)
@@ -126,6 +128,18 @@ def rollback(**options: Any) -> None:
     from assistant import releases
 
     click.echo(f"release {releases.rollback(read(options).releases).id} is live again")
+
+
+@release.command()
+@settings_options()
+@click.argument("name")
+def stop(name: str, **options: Any) -> None:
+    """Take the release NAME off trial; its customers get the live release within a second."""
+    from assistant import canary
+
+    folder = read(options).releases
+    canary.stop(folder, name, canary.Stopped(at=datetime.now(UTC), reason="a person stopped it"))
+    click.echo(f"release {name} is not on trial")
 
 
 @release.command("diff")
@@ -198,10 +212,17 @@ def _show(found: "Pruned") -> None:
 def _no_night(settings: "Settings") -> None:
     """
     Raises:
-        NotReady: A night is running, whose index may be an old one that no release names yet.
+        NotReady: A night is running, whose index may be an old one that no release names yet, or it left a release on
+            trial.
     """
+    from assistant import canary
     from retrieval.errors import NotReady
 
+    if trial := canary.read(settings.releases):
+        raise NotReady(
+            f"the release {trial.release} is on trial until {trial.until:%Y-%m-%d %H:%M %Z}; prune when that has "
+            f"ended, or run: assistant release stop {trial.release}"
+        )
     path = settings.home / "nights" / ".lock"
     if not path.exists():
         return
@@ -303,6 +324,32 @@ def prune(days: int, **options: Any) -> None:
     finally:
         state.close()
     click.echo(f"{deleted} transcripts deleted")
+
+
+@click.command()
+@settings_options("merged")
+@click.argument("reply")
+@click.option("--url", help="An engine that serves the adapter already (default: that of the settings, or a new one).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def replay(reply: str, url: str | None, as_json: bool, **options: Any) -> None:
+    """Answer the question behind REPLY, the id of an answer, once more by its release, and compare.
+
+    Messages, token ids and text are the same if nothing has changed and the engine computes in fp32
+    (ASSISTANT_ENGINE_DTYPE=float32); the exit code is then 0. Prompts, policy and settings are those of today: what
+    differs is named.
+    """
+    share_cores()
+    from assistant import replay as replays
+
+    settings = read(options)
+    done = replays.replay(settings, reply, lambda text: click.echo(text, err=True), url or settings.engine_url)
+    if as_json:
+        shown = {"same": done.same, "changed": done.changed, "first_difference": done.first_difference}
+        print_json(shown | asdict(done))
+    else:
+        click.echo("\n".join(replays.lines(done)))
+    if not done.same:
+        sys.exit(1)
 
 
 def _state(options: dict[str, Any]) -> "State":

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from assistant import pause
 from assistant.engine import BASE_NAME, Engine
 from assistant.settings import Settings
 from retrieval.errors import EngineError, EngineUnavailable, InputError, SupportError
@@ -34,10 +35,13 @@ _log = logging.getLogger("assistant")
 class EngineProcess:
     """vLLM serving one base with its adapters, or one merged model."""
 
-    def __init__(self, settings: Settings, model: str, name: str, adapter: Path | None, log: Path) -> None:
+    def __init__(
+        self, settings: Settings, model: str, name: str, adapter: Path | None, log: Path, gives_way: bool = False
+    ) -> None:
         """Prepare to serve the adapter in the folder `adapter`, as `name`, on the model in the folder `model`.
 
-        Without `adapter` the model itself is served as `name`. What the engine prints goes to the file `log`.
+        Without `adapter` the model itself is served as `name`. What the engine prints goes to the file `log`. One that
+        `gives_way` does not run while a night needs its memory.
         """
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -47,6 +51,7 @@ class EngineProcess:
         """It serves, as far as is known."""
         self._settings = settings
         self._log = log
+        self._gives_way = gives_way
         self._stopped = False
         self._command = [
             *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
@@ -62,9 +67,13 @@ class EngineProcess:
     def start(self, on_wait: Callable[[float], None] = lambda seconds: None) -> None:
         """Start it and wait until it serves; `on_wait` is told the seconds waited, twice a second.
 
+        While it is `paused` it is not started, and this returns at once.
+
         Raises:
             EngineError: It died, or was not ready within `engine_start_s`; with the reason it printed.
         """
+        if self.paused:
+            return
         environment = {
             **os.environ,
             "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
@@ -75,13 +84,16 @@ class EngineProcess:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         tether = [sys.executable, "-m", "assistant.tether"]
         command = [*tether, *self._command, *_lora_arguments(self.adapters), *_cpu_arguments()]
-        with self._log.open("wb") as output:
+        home = self._settings.home
+        held = pause.runs(home) if self._gives_way else contextlib.nullcontext()
+        with self._log.open("wb") as output, held as descriptor:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,  # what the tether hangs on
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
+                pass_fds=() if descriptor is None else (descriptor,),
                 start_new_session=True,
             )
         started = time.monotonic()
@@ -89,6 +101,9 @@ class EngineProcess:
             if self._stopped:
                 self._end()
                 raise EngineError("the engine was stopped while starting")
+            if self.paused:
+                self._make_way()
+                return
             waited = time.monotonic() - started
             on_wait(waited)
             if not self.alive:
@@ -104,29 +119,48 @@ class EngineProcess:
                 )
             time.sleep(0.5)
         self.ready = True
+        if self._gives_way:
+            pause.serves(home)
 
-    async def watch(self, on_restart: Callable[[], None] = lambda: None) -> None:
-        """Start it again whenever it ends, until `stop`; once cancelled, it is not started any more."""
+    async def watch(
+        self, on_restart: Callable[[], None] = lambda: None, running: Callable[[], int] = lambda: 0
+    ) -> None:
+        """Start it again whenever it ends, until `stop`; once cancelled, it is not started any more.
+
+        While it is `paused` it is stopped, once no requests are `running`, or after `drain_s`.
+        """
         pause_s = _FIRST_PAUSE_S
         try:
             while not self._stopped:
+                if self.paused:
+                    self.ready = False
+                    if self.alive:
+                        await self._drained(running)
+                        await asyncio.to_thread(self._make_way)
+                        _log.warning("the engine is stopped, for a night needs its memory")
+                    await asyncio.sleep(_LOOK_S)
+                    continue
                 # Not a thread that waits for the process: the event loop would wait for that thread at its end.
                 if self.alive:
                     await asyncio.sleep(_LOOK_S)
                     continue
                 self.ready = False
-                code = self._process.returncode if self._process else None
-                _log.error("the engine ended with code %s (its log: %s); starting it again", code, self._log)
-                await asyncio.sleep(pause_s)
-                self._end_group()
+                if died := self._process:
+                    code = died.returncode
+                    _log.error("the engine ended with code %s (its log: %s); starting it again", code, self._log)
+                    await asyncio.sleep(pause_s)
+                    self._end_group()
                 try:
                     await asyncio.to_thread(self.start)
                 except (SupportError, OSError, ValueError, KeyError) as error:  # an adapter's folder is gone, no memory
                     _log.error("the engine cannot be started: %s", error)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                     continue
+                if not self.ready:  # it was paused meanwhile
+                    continue
                 pause_s = _FIRST_PAUSE_S
-                on_restart()
+                if died:
+                    on_restart()
                 _log.warning("the engine serves again")
         finally:
             self._stopped = True
@@ -135,10 +169,26 @@ class EngineProcess:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def paused(self) -> bool:
+        """A night needs its memory."""
+        return self._gives_way and pause.asked(self._settings.home)
+
     def stop(self) -> None:
         """End it and its workers, for good."""
         self._stopped = True
         self._end()
+
+    async def _drained(self, running: Callable[[], int]) -> None:
+        latest = time.monotonic() + self._settings.drain_s
+        while running() and self.alive and time.monotonic() < latest:
+            await asyncio.sleep(_LOOK_S)
+
+    def _make_way(self) -> None:
+        """End it and its workers, as one that never ran."""
+        self._end()
+        self._end_group()
+        self._process = None
 
     def _end(self) -> None:
         self.ready = False

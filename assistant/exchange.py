@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from assistant.access import Access, Tenant
 from assistant.admission import Admission
+from assistant.canary import MODEL as CANARY
 from assistant.chat import Arm, Assistant, Outcome, redacted_call
 from assistant.engine import Piece, Sampling
 from assistant.experiment import Assignment, Experiments
@@ -60,7 +61,7 @@ class Seconds:
 
 
 @dataclass
-class _Reply:
+class Reply:
     """One of the answers that were asked for, as it was sent."""
 
     text: list[str] = field(default_factory=list)
@@ -89,8 +90,8 @@ class _Reply:
         return message | ({"tool_calls": calls} if calls else {})
 
 
-def _redacted(reply: dict[str, Any]) -> dict[str, Any]:
-    """What the model wrote as JSON or as arguments of a tool was not judged sentence by sentence."""
+def redacted(reply: dict[str, Any]) -> dict[str, Any]:
+    """A reply as it is recorded: JSON and arguments of tools were not judged sentence by sentence."""
     redactor = Redactor()
     calls = [redacted_call(call, redactor) for call in reply.get("tool_calls", ())]
     text = redactor(reply["content"]) if reply["content"] else reply["content"]
@@ -110,20 +111,25 @@ class Exchange:
         sampling: Sampling,
         whole: bool,
         assignment: Assignment | None = None,
+        canary: str | None = None,
     ) -> None:
-        """`model` is the name of the arm; `whole`: no piece is wanted before the last one."""
+        """`model` is the name of the arm; `whole`: no piece is wanted before the last one.
+
+        `canary` is the release on trial that answers, if it still is when the turn comes.
+        """
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.model = model
         self.arm = arm
         self.outcome = Outcome()
-        self.replies: dict[int, _Reply] = {}
+        self.replies: dict[int, Reply] = {}
         self._service = service
         self._caller = caller
         self._conversation = conversation
         self._sampling = sampling
         self._whole = whole
         self._assignment = assignment
+        self._canary = canary
         self._assistant: Assistant | None = None
         self._started = time.monotonic()
         self._seconds = Seconds()
@@ -141,10 +147,12 @@ class Exchange:
         try:
             async with service.admission.turn() as self._seconds.queue:
                 with (
-                    service.live.use() as assistant,
+                    service.live.use(self._canary) as assistant,
                     service.tracer.request(assistant.release, self._caller.traceparent) as span,
                 ):
                     self._assistant = assistant
+                    if self._canary and assistant.release != self._canary:  # its trial ended meanwhile
+                        self._assignment = None
                     answer = assistant.answer(
                         self._conversation, self.arm, self._sampling, self.outcome, span, self._whole
                     )
@@ -153,7 +161,7 @@ class Exchange:
                             if self._pieces == 0:
                                 self._seconds.first = time.monotonic() - self._started
                             self._pieces += 1
-                            reply = self.replies.get(piece.choice) or self.replies.setdefault(piece.choice, _Reply())
+                            reply = self.replies.get(piece.choice) or self.replies.setdefault(piece.choice, Reply())
                             reply.add(piece)
                             yield piece
             status = "answered"
@@ -234,8 +242,10 @@ class Exchange:
             *(1000 * stage for stage in vars(seconds).values()),
         )
         said = [message.as_dict() for message in outcome.conversation if message.role != "system"]
-        replies = [_redacted(self.replies[choice].message()) for choice in sorted(self.replies)]
+        replies = [redacted(self.replies[choice].message()) for choice in sorted(self.replies)]
         if not replies and not (assigned and status == "failed"):  # an experiment counts what failed
+            return
+        if self.model == CANARY:  # no customer asked, and no night shall learn from its probes
             return
         service.state.record(
             Transcript(
@@ -256,6 +266,9 @@ class Exchange:
                     "status": status,
                     "found": [found.passage.id for found in outcome.search.found] if outcome.search else [],
                     "usage": asdict(usage),
+                    "asked": outcome.asked,
+                    "sampling": outcome.sampling and asdict(outcome.sampling),
+                    "answers_by": assistant.answers_by,
                     "others": replies[1:],
                     "ms": {stage: round(1000 * taken, 1) for stage, taken in vars(seconds).items()},
                 },

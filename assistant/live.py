@@ -1,7 +1,7 @@
-"""The release that serves, and its change while requests run.
+"""The release that serves, the one on trial beside it, and their change while requests run.
 
 A request keeps the release that it began with to its end; the next one gets the new release. What an old release had
-to itself is closed when its last request has ended.
+to itself is closed when its last request has ended. A release on trial that goes live is taken over as it is, loaded.
 """
 
 import asyncio
@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from assistant import releases
+from assistant import canary, releases
+from assistant.canary import Trial
 from assistant.chat import Assistant
 from assistant.engine_process import EngineProcess
 from assistant.live_index import open_index
 from assistant.releases import Release
 from assistant.settings import Settings
-from retrieval.errors import EngineUnavailable, NotReady
+from retrieval.errors import EngineUnavailable, InputError, NotReady
 
 _POLL_S = 0.5
 _log = logging.getLogger("assistant")
@@ -31,20 +32,42 @@ class _Serving:
 
 
 class Live:
-    """The assistant that new requests get, and those that still answer earlier ones."""
+    """The assistant that new requests get, the one on trial, and those that still answer earlier requests."""
 
     def __init__(self, assistant: Assistant) -> None:
         self._current = _Serving(assistant)
         self._retired: list[_Serving] = []
+        self._canary: _Serving | None = None
+        self.trial: Trial | None = None
+        """What is on trial, loaded or not."""
+        self.refused = ""
+        """Why the release on trial cannot serve, or what is on trial is not known."""
 
     @property
     def assistant(self) -> Assistant:
         return self._current.assistant
 
+    @property
+    def canary(self) -> Trial | None:
+        """What is on trial and can be asked."""
+        return self.trial if self._canary else None
+
+    @property
+    def canary_state(self) -> dict[str, str | None] | None:
+        """What became of the release on trial, for who waits for it; None if there is none."""
+        if self.trial is None and not self.refused:
+            return None
+        state = f"refused: {self.refused}" if self.refused else "serves" if self._canary else "loads"
+        return {"release": self.trial.release if self.trial else None, "state": state}
+
     @contextmanager
-    def use(self) -> Iterator[Assistant]:
-        """The assistant for a request, which stays open as long as the block runs."""
-        serving = self._current
+    def use(self, canary: str | None = None) -> Iterator[Assistant]:
+        """The assistant for a request, which stays open as long as the block runs.
+
+        It is that of the release `canary` if this is on trial; by the time of its turn a request may be too late.
+        """
+        asked = self._canary if self._canary and self._canary.assistant.release == canary else None
+        serving = asked or self._current
         serving.requests += 1
         try:
             yield serving.assistant
@@ -56,6 +79,22 @@ class Live:
         self._retired.append(self._current)
         self._current = _Serving(assistant)
 
+    def try_out(self, assistant: Assistant) -> None:
+        """Hold `assistant` beside the current one, for those requests that are given it."""
+        self._canary = _Serving(assistant)
+
+    def take_over(self) -> None:
+        """Give new requests the assistant on trial, which goes on as it is."""
+        assert self._canary is not None, "one is on trial"
+        self._retired.append(self._current)
+        self._current, self._canary, self.trial = self._canary, None, None
+
+    def drop(self) -> None:
+        """End what is on trial."""
+        if self._canary:
+            self._retired.append(self._canary)
+        self._canary, self.trial, self.refused = None, None, ""
+
     def idle(self) -> list[Assistant]:
         """Assistants that no request uses any more; each is returned once."""
         idle = [serving.assistant for serving in self._retired if serving.requests == 0]
@@ -64,8 +103,9 @@ class Live:
 
     @property
     def kept(self) -> list[Assistant]:
-        """The current assistant, and those that still answer."""
-        return [self.assistant, *(serving.assistant for serving in self._retired)]
+        """The current assistant, the one on trial, and those that still answer."""
+        beside = [self._canary] if self._canary else []
+        return [serving.assistant for serving in (self._current, *beside, *self._retired)]
 
 
 async def follow(live: Live, settings: Settings, process: EngineProcess | None) -> None:
@@ -77,10 +117,15 @@ async def follow(live: Live, settings: Settings, process: EngineProcess | None) 
         try:
             release = await asyncio.to_thread(releases.live, settings.releases)
             wanted = release.id
-            if wanted != seen:
-                live.switch(await opened(settings, release, live.assistant, process))
+            tried = live.canary is not None and live.canary.release == wanted
+            if tried or wanted != seen:
+                if tried:
+                    live.take_over()
+                else:
+                    live.switch(await opened(settings, release, live.assistant, process))
                 seen, told = wanted, ""
                 _log.warning("release %s serves", wanted)
+            await _follow_trial(live, settings, process)
             for assistant in live.idle():
                 await _close(assistant, live, process)
         except Exception as error:  # whatever is wrong with a release, the present one must go on serving
@@ -89,6 +134,40 @@ async def follow(live: Live, settings: Settings, process: EngineProcess | None) 
             if str(error) != told:
                 _log.error("release %s stays for now: %s", live.assistant.release, error)
             told = str(error)
+
+
+async def _follow_trial(live: Live, settings: Settings, process: EngineProcess | None) -> None:
+    """Hold the release on trial beside the live one; one that cannot serve is refused until another is on trial."""
+    try:
+        trial = await asyncio.to_thread(canary.read, settings.releases)
+    except InputError as error:
+        if str(error) != live.refused:
+            _log.error("nothing is on trial: %s", error)
+        live.drop()
+        live.refused = str(error)
+        return
+    before = live.trial
+    if before and (trial is None or trial.release != before.release):
+        now = await asyncio.to_thread(releases.live, settings.releases)
+        if live.canary and now.id == before.release:  # promoted since the pointer was read: the next look takes it over
+            return
+        _log.warning("release %s is on trial no more", before.release)
+    if trial is None or before is None or trial.release != before.release:
+        live.drop()
+    if trial is None or trial.release == live.assistant.release:
+        return
+    live.trial = trial
+    if live.canary or live.refused:
+        return
+    try:
+        release = await asyncio.to_thread(releases.read, settings.releases, trial.release)
+        live.try_out(await opened(settings, release, live.assistant, process))
+        _log.warning("release %s serves on trial", trial.release)
+    except EngineUnavailable:
+        return  # an engine that starts will take it later
+    except Exception as error:  # whatever is wrong with it, the live one must go on serving
+        live.refused = str(error)
+        _log.error("release %s cannot be tried: %s", trial.release, error)
 
 
 async def opened(settings: Settings, release: Release, before: Assistant, process: EngineProcess | None) -> Assistant:
@@ -103,20 +182,27 @@ async def opened(settings: Settings, release: Release, before: Assistant, proces
     index = before.index
     if index.id != index_id:
         index = await asyncio.to_thread(open_index, settings, index_id, before.index.encoder)
-    if adapter != before.adapter:
-        if settings.merged:
-            raise NotReady(f"the adapter {adapter} is merged into another model; restart: assistant serve --merged")
-        record, served = training_record(settings, adapter), training_record(settings, before.adapter)
-        if record["recipe"]["quantize"] != served["recipe"]["quantize"]:
-            raise NotReady(
-                f"the adapter {adapter} was trained on other weights of {settings.base}; restart to serve it"
-            )
-        folder = settings.adapters / adapter
-        if adapter not in await before.engine.models():
-            await before.engine.load(adapter, folder)
-        if process:
-            process.adapters[adapter] = folder
+    try:
+        if adapter != before.adapter:
+            await _load(settings, adapter, before, process)
+    except BaseException:  # it is tried again while the engine is down, and each time opens the index
+        if index is not before.index:
+            index.close()
+        raise
     return replace(before, release=release.id, index=index, adapter=adapter)
+
+
+async def _load(settings: Settings, adapter: str, before: Assistant, process: EngineProcess | None) -> None:
+    if settings.merged:
+        raise NotReady(f"the adapter {adapter} is merged into another model; restart: assistant serve --merged")
+    record, served = training_record(settings, adapter), training_record(settings, before.adapter)
+    if record["recipe"]["quantize"] != served["recipe"]["quantize"]:
+        raise NotReady(f"the adapter {adapter} was trained on other weights of {settings.base}; restart to serve it")
+    folder = settings.adapters / adapter
+    if adapter not in await before.engine.models():
+        await before.engine.load(adapter, folder)
+    if process:
+        process.adapters[adapter] = folder
 
 
 def training_record(settings: Settings, adapter: str) -> dict[str, Any]:

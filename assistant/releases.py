@@ -22,7 +22,7 @@ from retrieval.files import alone, content_id, storage_errors, write_text
 
 YOUNG = timedelta(days=1)
 """What was live or made within it is never pruned: a service, a training run or a night may be about to use it."""
-_RELEASE, _MARK, _SIGNATURE = ".json", ".needs-approval", ".approved"
+_RELEASE, _MARK, _SIGNATURE, _STOPPED = ".json", ".needs-approval", ".approved", ".stopped"
 _ASIDE = ".pruned."
 _PLACEHOLDER = re.compile(r"<[A-Z]+_\d+>")
 
@@ -354,7 +354,7 @@ def prune(
         pruned = _told(gone, folders)
         with storage_errors(releases):
             for name in gone:
-                for path in (releases / f"{name}{kind}" for kind in (_SIGNATURE, _MARK, _RELEASE)):
+                for path in (releases / f"{name}{kind}" for kind in (_STOPPED, _SIGNATURE, _MARK, _RELEASE)):
                     if path.exists():
                         path.replace(releases / "pruned" / path.name)
             for folder in folders[2] + folders[1] + folders[0]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from assistant import releases
+from assistant import canary, releases
 from assistant.access import Access
 from assistant.admission import Admission
 from assistant.base_models import Quantize, languages, served_folder
@@ -33,7 +33,7 @@ from assistant.prompts import read_prompts
 from assistant.settings import Settings
 from assistant.state import State, secret
 from assistant.tracing import tracer
-from retrieval.errors import InputError, NotReady, SupportError
+from retrieval.errors import EngineUnavailable, InputError, NotReady, SupportError
 
 if TYPE_CHECKING:
     from assistant.service import Pages
@@ -93,6 +93,8 @@ def serve(
     index = open_index(settings, index_id)
     state = State(settings.database_url)
     process = None if settings.engine_url else _started_engine(settings, adapter, record["recipe"]["quantize"])
+    if process and not process.ready:
+        say("a night needs the engine's memory; passages are quoted until it ends")
     try:
         assistant = Assistant(
             release=release.id,
@@ -101,7 +103,7 @@ def serve(
                 settings.engine_url or (process.url if process else ""),
                 silence_s=settings.silence_s,
                 answer_s=settings.answer_s,
-                is_ready=lambda: process is None or process.ready,
+                is_ready=lambda: _is_ready(process),
             ),
             adapter=adapter,
             languages=settings.base_languages or languages(settings.base),
@@ -131,7 +133,7 @@ def _started_engine(settings: Settings, adapter: str, quantize: Quantize) -> Eng
         model, lora = str(merged_folder(settings, adapter)), None
     else:
         model, lora = served_folder(settings.base, settings.models, quantize), folder
-    process = EngineProcess(settings, model, adapter, lora, settings.logs / "engine.log")
+    process = EngineProcess(settings, model, adapter, lora, settings.logs / "engine.log", gives_way=True)
     bar: tqdm[None] = tqdm((), total=USUAL_START_S, desc="starting the engine", bar_format=_BAR)
     with bar:
         try:
@@ -140,6 +142,19 @@ def _started_engine(settings: Settings, adapter: str, quantize: Quantize) -> Eng
             process.stop()
             raise
     return process
+
+
+def _is_ready(process: EngineProcess | None) -> bool:
+    """Whether the engine serves, as far as is known; one that is not ours always does.
+
+    Raises:
+        EngineUnavailable: It is not to serve now, which takes longer than a start.
+    """
+    if process is None or process.ready:
+        return True
+    if process.paused:
+        raise EngineUnavailable("the model is being trained; try again in a while")
+    return False
 
 
 def _leave(signal_number: int, frame: object) -> None:
@@ -232,8 +247,10 @@ async def _background(settings: Settings, service: Service, process: EngineProce
         group.create_task(_prune(settings, service.state))
         if guard and service.experiments:
             group.create_task(watch(service.experiments, service.state, guard))
+        if guard:
+            group.create_task(canary.watch(settings.releases, service.state, guard))
         if process:
-            group.create_task(process.watch(service.metrics.engine_restarts.inc))
+            group.create_task(process.watch(service.metrics.engine_restarts.inc, lambda: service.admission.running))
 
 
 async def _prune(settings: Settings, state: State) -> None:

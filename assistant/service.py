@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from assistant import canary
 from assistant.access import Tenant
 from assistant.api import ChatCompletion, ChatRequest, Conversation, Feedback, Likelihood, Reference, errors
 from assistant.chat import Arm, Outcome
@@ -117,6 +118,8 @@ def create_app(
     )
     async def chat(asked: ChatRequest, request: Request) -> Response:
         """Answer the customer's last message, from the help centre where it can."""
+        if asked.model == canary.MODEL:
+            admin(request)
         tenant, address = admitted(request)
         exchange = _exchange(asked, request, tenant, address)
         pieces = exchange.pieces()
@@ -149,6 +152,7 @@ def create_app(
 
     def _exchange(asked: ChatRequest, request: Request, tenant: Tenant, address: str) -> Exchange:
         model, arm = asked.model, _arm(asked.model)
+        trial = service.live.canary
         conversation = _conversation(asked)
         most = settings.max_answer_tokens
         sampling = Sampling(
@@ -166,24 +170,27 @@ def create_app(
             conversation=redact((asked.metadata or {}).get("conversation", "")) or None,
             traceparent=request.headers.get("traceparent"),
         )
-        assigned = None
-        if model == "assistant" and service.experiments:
-            first = opening(tenant.name, conversation, secret)
-            assigned = service.experiments.assignment(tenant.name, caller.customer, caller.conversation, first)
+        assigned = tried = None
+        if model == "assistant":
+            known = tenant.name, caller.customer, caller.conversation, opening(tenant.name, conversation, secret)
+            tried = canary.dealt(trial, *known) if trial else None
+            assigned = tried or (service.experiments.assignment(*known) if service.experiments else None)
         if assigned:
             if dealt := service.live.assistant.arm(assigned.model):
                 model, arm = assigned.model, dealt
             else:  # the release that serves now has no such way to answer
                 assigned = replace(assigned, arm=None, model=model)
-        return Exchange(service, caller, model, arm, conversation, sampling, not asked.stream, assigned)
+        release = trial.release if trial and (tried or model == canary.MODEL) else None
+        return Exchange(service, caller, model, arm, conversation, sampling, not asked.stream, assigned, release)
 
     @app.post("/v1/likelihood", responses=errors(400, 401, 403, 404, 413, 500, 503))
     async def likelihood(asked: Reference, request: Request) -> Likelihood:
         """How likely a given answer is to a way to answer; for evaluations, needs an admin's key."""
         admin(request)
         arm, conversation = _arm(asked.model), _conversation(asked)
+        trial = service.live.canary if asked.model == canary.MODEL else None
         async with service.admission.turn():
-            with service.live.use() as assistant:
+            with service.live.use(trial.release if trial else None) as assistant:
                 found = await assistant.likelihood(conversation, arm, asked.answer, Outcome())
         return Likelihood(log_probability=found and found[0], tokens=found[1] if found else 0)
 
@@ -203,7 +210,7 @@ def create_app(
 
     def _arm(model: str) -> Arm:
         assistant = service.live.assistant
-        arm = assistant.arm(model)
+        arm = assistant.arm("assistant" if model == canary.MODEL and service.live.canary else model)
         if arm is None:
             known = f"{', '.join(assistant.arms)}; each also with @ and one of: {', '.join(assistant.prompts)}"
             raise HTTPException(404, f"model {model!r} does not exist; one of: {known}")
@@ -268,14 +275,24 @@ def create_app(
 
     @app.get("/readyz", responses={503: {"description": "Not ready; `reason` says why."}})
     async def readyz() -> Response:
-        """Whether the engine, the index and the adapter serve; `answers_by` names all else that answers depend on."""
+        """Whether the engine, the index and the adapter serve; `answers_by` names all else that answers depend on.
+
+        `canary` is the release on trial, and whether it serves; null without one.
+        """
         assistant = service.live.assistant
         if reason := await not_ready():
             return _json({"ready": False, "reason": reason}, 503)
         parts = {"release": assistant.release, "adapter": assistant.adapter, "index": assistant.index.id}
         prompts = {name: each.id for name, each in assistant.prompts.items()}
         return _json(
-            {"ready": True, **parts, "base": settings.base, "prompts": prompts, "answers_by": assistant.answers_by}
+            {
+                "ready": True,
+                **parts,
+                "base": settings.base,
+                "prompts": prompts,
+                "answers_by": assistant.answers_by,
+                "canary": service.live.canary_state,
+            }
         )
 
     async def not_ready() -> str | None:

@@ -152,7 +152,7 @@ class Transcript:
     messages: tuple[dict[str, Any], ...]
     """As the OpenAI API has them, the reply last."""
     made: dict[str, Any]
-    """All else about how it was made, as JSON: adapter, index, citations, usage, milliseconds of each stage."""
+    """All else about how it was made, as JSON: adapter, index, citations, sampling, usage, milliseconds of stages."""
 
 
 @dataclass(frozen=True)
@@ -298,10 +298,7 @@ class State:
             return
         self.flush()
         if not self._rows_changed(change):
-            raise UnknownReply(
-                f"there is no reply {redact(reply)[:60]!r}; give the id of a chat completion, as the answer has it. "
-                "Replies are deleted after their retention, and when a customer is forgotten"
-            )
+            raise _unknown(reply)
 
     def vote(self, judgement: Judgement) -> None:
         """Keep a judge's vote, in place of an earlier one on the same case; it is on the disk when this returns.
@@ -345,14 +342,29 @@ class State:
             if row["made"].get("status", "answered") == "answered":
                 yield _line(row)
 
+    def transcript(self, reply: str) -> Transcript:
+        """The transcript that ends with a reply.
+
+        Raises:
+            UnknownReply: No such reply was recorded.
+            StorageError: The database cannot be reached.
+        """
+        self.flush()
+        query = _whole_rows().where(_transcripts.c.id == _storable(reply))
+        with self._answering(), self._engine.connect() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        if row is None:
+            raise _unknown(reply)
+        return _transcript(dict(row))
+
     def transcripts(self, since: datetime) -> Iterator[Transcript]:
         """Transcripts from a time on, in order of time; a page of them is in memory at a time.
 
         Raises:
             StorageError: The database cannot be reached.
         """
-        for row in self._rows(select(*(_transcripts.c[each.name] for each in fields(Transcript))), since):
-            yield Transcript(**row | {"at": _utc(row["at"]), "messages": tuple(row["messages"])})
+        for row in self._rows(_whole_rows(), since):
+            yield _transcript(row)
 
     def recorded(self, since: datetime) -> Iterator[Recorded]:
         """What became of each request from a time on, in order of time; failed ones of an experiment among them.
@@ -614,6 +626,21 @@ def _judge(name: str) -> str:
     if not 0 < len(judge) <= MOST_JUDGE_CHARACTERS:
         raise InputError(f"a judge's name has {len(judge)} characters; give one of 1 to {MOST_JUDGE_CHARACTERS}")
     return judge
+
+
+def _unknown(reply: str) -> UnknownReply:
+    return UnknownReply(
+        f"there is no reply {redact(reply)[:60]!r}; give the id of a chat completion, as the answer has it. "
+        "Replies are deleted after their retention, and when a customer is forgotten"
+    )
+
+
+def _whole_rows() -> Select[Any]:
+    return select(*(_transcripts.c[each.name] for each in fields(Transcript)))
+
+
+def _transcript(row: dict[str, Any]) -> Transcript:
+    return Transcript(**row | {"at": _utc(row["at"]), "messages": tuple(row["messages"])})
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:

@@ -180,7 +180,8 @@ def nightly(
 
     \b
     articles indexed anew → new logs and transcripts cleaned → a challenger trained
-    champion and challenger asked the same cases → the gate's rules → promoted, or kept with the reasons
+    champion and challenger asked the same cases → the gate's rules → tried in the running service
+    → promoted, or kept with the reasons
 
     The same night again goes on where it was. Exit code 0, also for kept; 1 for failed; 75 while another night runs.
     """

@@ -1,10 +1,12 @@
 """Champion against challenger: the same cases, each with its own index, on one engine that holds both adapters."""
 
+import asyncio
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 
 from assistant.base_models import languages, served_folder
 from assistant.chat import Assistant
@@ -14,6 +16,7 @@ from assistant.live import training_record
 from assistant.live_index import open_index
 from assistant.policy import read_policy
 from assistant.releases import Release
+from assistant.settings import Settings
 from assistant.trial import served
 from eval import report, scorers
 from eval.ab import scored, spread
@@ -41,7 +44,8 @@ def evaluate(course: Course, challenger: Release) -> tuple[Results, Results | No
     The second results are those on what earlier nights held out, if there were any.
     """
     settings, plan = course.settings, course.plan
-    folder, before = settings.evaluations / f"night-{course.id}", settings.evaluations / f"night-{course.id}-earlier"
+    name = f"night-{course.id}" + ("" if challenger.adapter != course.champion.adapter else "-articles")
+    folder, before = settings.evaluations / name, settings.evaluations / f"{name}-earlier"
     if (folder / "report.json").exists():
         return report.read(folder), report.read(before) if before.exists() else None
     frozen = read_cases(plan.cases, limit=plan.limit)
@@ -57,26 +61,26 @@ def evaluate(course: Course, challenger: Release) -> tuple[Results, Results | No
     write_text(
         course.folder / "held_out.jsonl", (f"{case.model_dump_json(exclude_defaults=True)}\n" for case in held_out)
     )
-    results = _compared(course, challenger, [*frozen, *held_out], answers)
+    results = _compared(course, name, challenger, [*frozen, *held_out], answers)
     report.write(results, folder)
     if not earlier:
         return results, None
-    again = _compared(course, challenger, earlier, answers)
+    again = _compared(course, f"{name}-earlier", challenger, earlier, answers)
     report.write(again, before)
     return results, again
 
 
 def _compared(
-    course: Course, challenger: Release, cases: Sequence[Case], answers: dict[str, dict[str, Answer]]
+    course: Course, name: str, challenger: Release, cases: Sequence[Case], answers: dict[str, dict[str, Answer]]
 ) -> Results:
-    by_name = {name: scored(cases, said) for name, said in answers.items()}
+    by_name = {arm: scored(cases, said) for arm, said in answers.items()}
     return summary(
-        f"night-{course.id}",
+        name,
         datetime.now(UTC).isoformat(timespec="seconds"),
         cases,
         by_name,
         {},
-        failed=[(case.id, name) for name, said in answers.items() for case in cases if case.id not in said],
+        failed=[(case.id, arm) for arm, said in answers.items() for case in cases if case.id not in said],
         files={str(path): sha256(path) for path in course.plan.cases},
         lineage={"champion": asdict(course.champion), "challenger": asdict(challenger), "night": course.id},
     )
@@ -108,35 +112,70 @@ def golden_missed(course: Course, challenger: Release) -> list[str]:
 
 @contextlib.contextmanager
 def _both(course: Course, challenger: Release) -> Iterator[dict[str, Assistant]]:
-    """Champion and challenger, on one engine of their own that holds both adapters."""
+    """Champion and challenger, on one engine that holds both adapters."""
     settings, champion = course.settings, course.champion
-    record = training_record(settings, str(challenger.adapter))
-    base = served_folder(settings.base, settings.models, record["recipe"]["quantize"])
-    adapters = {str(release.adapter): settings.adapters / str(release.adapter) for release in (champion, challenger)}
-    process = EngineProcess(
-        settings, base, str(champion.adapter), adapters[str(champion.adapter)], settings.logs / "nightly-engine.log"
-    )
-    process.adapters |= adapters
     policy = read_policy(settings.policy)
     opened = {id: open_index(settings, str(id)) for id in {champion.index, challenger.index}}
     try:
-        process.start()
-        yield {
-            name: Assistant(
-                release=release.id,
-                index=opened[release.index],
-                engine=Engine(process.url),
-                adapter=str(release.adapter),
-                languages=settings.base_languages or languages(settings.base),
-                policy=policy,
-                settings=settings,
-            )
-            for name, release in (("champion", champion), ("challenger", challenger))
-        }
+        with _engine(settings, champion, challenger) as url:
+            yield {
+                name: Assistant(
+                    release=release.id,
+                    index=opened[release.index],
+                    engine=Engine(url),
+                    adapter=str(release.adapter),
+                    languages=settings.base_languages or languages(settings.base),
+                    policy=policy,
+                    settings=settings,
+                )
+                for name, release in (("champion", champion), ("challenger", challenger))
+            }
     finally:
-        process.stop()
         for index in opened.values():
             index.close()
+
+
+@contextlib.contextmanager
+def _engine(settings: Settings, *tried: Release) -> Iterator[str]:
+    """The address of an engine that holds the adapters: the one of the settings, or one of its own."""
+    folders = {str(release.adapter): settings.adapters / str(release.adapter) for release in tried}
+    if settings.engine_url:
+        new = asyncio.run(_load(settings.engine_url, folders))
+        try:
+            yield settings.engine_url
+        finally:
+            asyncio.run(_unload(settings.engine_url, new))
+        return
+    first, last = str(tried[0].adapter), training_record(settings, str(tried[-1].adapter))
+    base = served_folder(settings.base, settings.models, last["recipe"]["quantize"])
+    process = EngineProcess(settings, base, first, folders[first], settings.logs / "nightly-engine.log")
+    process.adapters |= folders
+    try:
+        process.start()
+        yield process.url
+    finally:
+        process.stop()
+
+
+async def _load(url: str, folders: Mapping[str, Path]) -> list[str]:
+    """Have the engine serve the adapters; returned are those that it did not before."""
+    engine = Engine(url)
+    try:
+        new = [name for name in folders if name not in await engine.models()]
+        for name in new:
+            await engine.load(name, folders[name])
+        return new
+    finally:
+        await engine.close()
+
+
+async def _unload(url: str, names: Sequence[str]) -> None:
+    engine = Engine(url)
+    try:
+        for name in names:
+            await engine.unload(name)
+    finally:
+        await engine.close()
 
 
 def _held_out(course: Course, index: Index) -> list[Case]:

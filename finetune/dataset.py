@@ -22,6 +22,7 @@ from finetune.cleaning import bursts, duplicates, learnable, quality, split, top
 from finetune.cleaning.split import HeldOut
 from finetune.examples import Example, examples, paraphrased
 from finetune.logs.conversations import BadLine, Conversation
+from finetune.nights import Topic
 from finetune.recipe import Recipe
 from finetune.rows import Row, tokenise
 from finetune.turns import SetAside, Turn, turn_of
@@ -30,6 +31,8 @@ from retrieval.index import Index
 
 FOLDER = "data"
 """Of a run: all that this module writes."""
+_MOST_CHARACTERS = 300
+"""Of a topic's example."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,21 @@ def answers(run: Path) -> int:
     """How many logged answers the run learns from or is validated on, those of earlier runs left out."""
     with (run / FOLDER / "turns.jsonl").open(encoding="utf-8") as file:
         return sum(1 for _ in file)
+
+
+def found_topics(run: Path) -> list[Topic]:
+    """What customers asked in the logs of a run, redacted, the largest topic first; none if it has none."""
+    path = run / FOLDER / "topics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [Topic(**json.loads(line)) for line in lines]
+
+
+def taken_out(counts: dict[str, int]) -> dict[str, int]:
+    """Of a run's `counts`: personal values that were `redacted`, of any kind, and answers `quarantined`."""
+    return {
+        "redacted": sum(count for what, count in counts.items() if what.startswith("redacted: ")),
+        "quarantined": counts.get("turns: part of a suspicious burst", 0),
+    }
 
 
 def prepare(
@@ -129,11 +147,17 @@ def prepare(
         _write_lines(folder / "validation.jsonl", (turn.as_dict() for turn in parts.validation))
         _write_lines(folder / "set_aside.jsonl", map(asdict, aside))
         (folder / "topics.md").write_text(topics.report(found), encoding="utf-8")
+        _write_lines(folder / "topics.jsonl", (asdict(_as_asked(topic)) for topic in found))
         (folder / "bursts.txt").write_text(bursts.report(suspects), encoding="utf-8")
         write_text(folder / "counts.json", json.dumps(dict(sorted(counts.items())), ensure_ascii=False, indent=1))
     kept = dataset(run)
     assert kept is not None
     return kept
+
+
+def _as_asked(topic: topics.Topic) -> Topic:
+    questions = dict.fromkeys(turn.question[:_MOST_CHARACTERS] for turn in topic.examples)
+    return Topic(topic.label, topic.size, list(questions))
 
 
 def _worth_learning(

@@ -1,6 +1,5 @@
 """What the nights came to, for Prometheus: through the service's `/metrics`, or a file that node_exporter collects."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,22 +16,25 @@ from retrieval.errors import InputError
 from retrieval.files import write_text
 
 _ROWS = {
-    "new": re.compile("new"),
-    "kept": re.compile("examples: (training|validation)"),
-    "quarantined": re.compile("quarantined|turns: part of a suspicious burst"),
-    "redacted": re.compile("redacted(: .+)?"),
+    "new": ("new",),
+    "kept": ("examples: training", "examples: validation"),
+    "quarantined": ("quarantined",),
+    "redacted": ("redacted",),
 }
 """What each kind of rows is called in a night's counts: all that are there are added."""
 
 
-def render(nights: Sequence[Night]) -> bytes:
-    """The metrics of `nights`, oldest first, as Prometheus reads them; the same nights give the same bytes."""
+def render(nights: Sequence[Night], checked: datetime | None = None) -> bytes:
+    """The metrics of `nights`, oldest first, as Prometheus reads them; the same nights give the same bytes.
+
+    `checked` is when a night last found nothing new, which leaves no night behind.
+    """
     registry = CollectorRegistry()
-    registry.register(_Nights(nights))
+    registry.register(_Nights(nights, checked))
     return generate_latest(registry)
 
 
-def write_textfile(path: Path, nights: Sequence[Night]) -> None:
+def write_textfile(path: Path, nights: Sequence[Night], checked: datetime | None = None) -> None:
     """Write what `render` says to a file of node_exporter's `--collector.textfile.directory`, whole or not at all.
 
     Raises:
@@ -41,12 +43,13 @@ def write_textfile(path: Path, nights: Sequence[Night]) -> None:
     """
     if path.suffix != ".prom":
         raise InputError(f"{path} is never read: node_exporter takes files that end in .prom; name it so")
-    write_text(path, render(nights).decode())
+    write_text(path, render(nights, checked).decode())
 
 
 @dataclass(frozen=True, eq=False)  # the registry hashes it, and nights hold lists
 class _Nights(Collector):
     nights: Sequence[Night]
+    checked: datetime | None
 
     def collect(self) -> Iterator[Metric]:
         words = [night.word for night in self.nights]
@@ -54,19 +57,29 @@ class _Nights(Collector):
         for word in get_args(Word):
             total.add_metric([word], words.count(word))
         yield total
+        if self.nights or self.checked:
+            yield from _times(self.nights, self.checked)
         if self.nights:
             yield from _last(self.nights)
 
 
+def _times(nights: Sequence[Night], checked: datetime | None) -> Iterator[Metric]:
+    idle = [checked.timestamp()] if checked else []
+    good = [_timestamp(night) for night in nights if night.word != "failed"] + idle
+    # 0 where none was: "too long ago" is then true, as it should be.
+    text = "When the last night began that did not fail, or found nothing new."
+    yield _gauge("last_success_timestamp_seconds", text, max(good, default=0))
+    if idle:
+        yield _gauge("last_idle_timestamp_seconds", "When the last night began that found nothing new.", idle[0])
+
+
 def _last(nights: Sequence[Night]) -> Iterator[Metric]:
     night = nights[-1]
-    good = [_timestamp(other) for other in nights if other.word != "failed"]
-    yield _gauge("last_run_timestamp_seconds", "When the last night began.", _timestamp(night))
-    # 0 where none was: "too long ago" is then true, as it should be.
-    yield _gauge("last_success_timestamp_seconds", "When the last night that did not fail began.", max(good, default=0))
+    text = "When the last night began that found something new."
+    yield _gauge("last_run_timestamp_seconds", text, _timestamp(night))
     states = {word: float(word == night.word) for word in get_args(Word)}
     yield _gauges("last_word", "1 for how the last night ended.", "word", states)
-    found = {kind: [night.counts[name] for name in night.counts if at.fullmatch(name)] for kind, at in _ROWS.items()}
+    found = {kind: [night.counts[name] for name in names if name in night.counts] for kind, names in _ROWS.items()}
     rows = {kind: sum(counts) for kind, counts in found.items() if counts}
     yield _gauges("rows", "What became of the last night's records.", "kind", rows)
     seconds = {step.name: step.seconds for step in night.steps}

@@ -2,7 +2,8 @@
 
 articles → index
 logs, transcripts since the last promotion → enough? → challenger trained → champion and challenger asked, paired
-  → gate → golden questions → promoted | waiting for a signature | kept | failed, with the reasons
+  → gate → golden questions → tried in the running service → promoted | waiting for a signature | kept | failed, with
+  the reasons
 
 Every step's outcome is kept under `nights/<id>/`, and the id names what went in: the same night again goes on where it
 was, and a night without anything new does nothing.
@@ -18,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from assistant import prompt, releases
+from assistant import canary, pause, prompt, releases
 from assistant.live import training_record
 from assistant.live_index import open_index
 from assistant.notification import notify
@@ -26,7 +27,9 @@ from assistant.redaction import redact_article
 from assistant.releases import Release
 from assistant.settings import Settings
 from assistant.state import State
-from finetune import contest, gate, night_metrics, nights
+from eval import report
+from eval.results import Arm
+from finetune import contest, dataset, gate, night_metrics, nights, rollout
 from finetune.course import Course
 from finetune.logs import log_files, read_columns
 from finetune.measure import measure
@@ -37,10 +40,12 @@ from finetune.recipe import read_recipe
 from finetune.run import train_on_logs
 from retrieval.build import build
 from retrieval.encoder import Encoder
-from retrieval.errors import NotReady, SupportError
+from retrieval.errors import InputError, NotReady, SupportError
 from retrieval.files import content_id, sha256, write_text
 
 MISSES_DAYS = 30
+_LETS_GO_S = 60
+"""What the engine may take to end, once the requests that run have been given `drain_s`."""
 
 
 class Busy(SupportError):
@@ -61,10 +66,16 @@ def nightly(
     Raises:
         Busy: Another night is running.
         NotReady: Nothing serves yet that could be a champion.
-        InputError: The plan names what does not exist.
+        InputError: The plan names what does not exist, or an engine is to stop that is not ours.
     """
+    if plan.serving == "stopped" and settings.engine_url:
+        raise InputError(
+            "the plan says serving: stopped, but the engine of ASSISTANT_ENGINE_URL is not the assistant's to stop; "
+            "say serving: beside, and stop it around the night yourself"
+        )
     with _only_one(settings.home / "nights"):
         _promote_last(settings)
+        _clear_trial(settings)
         again = nights.read_all(settings.home / "nights")[-1:] if again_from else []
         champion = releases.read(settings.releases, again[0].champion) if again else releases.live(settings.releases)
         releases.require(champion, settings.base)
@@ -78,20 +89,49 @@ def nightly(
             _forget(course, again_from)
         elif _ended(course.folder) or (not new and index_id == champion.index):
             say("nothing is new since the last night")
+            if not dry_run:
+                nights.write_checked(settings.home / "nights", began)
+                _write_metrics(course)
             return None
         say(f"night {course.id}: {new} new files and transcripts, {len(articles['changed'])} articles changed")
         if dry_run:
             return None
+        stop: pause.Stop | None = None
         try:
-            night = _decide(course, logs, new, index_id, articles, began)
+            with _memory(course) as stop:
+                night = _decide(course, logs, new, index_id, articles, began)
         except SupportError as error:
             night = _night(course, began, "failed", [str(error)], articles=articles)
-        night = replace(night, misses=_missed(settings))
-        nights.write(settings.home / "nights", night)
+        if stop:
+            night = replace(night, counts=night.counts | _stopped(course, stop))
+        night = replace(_tried(course, night), topics=_topics(course), misses=_missed(settings))
+        nights.write(course.nights, night)
         if night.word == "promoted":
-            releases.promote(settings.releases, str(night.challenger))
+            night = _live(course, night)
+        canary.end(settings.releases)
         _tell(course, night)
         return night
+
+
+def _memory(course: Course) -> contextlib.AbstractContextManager[pause.Stop | None]:
+    """What the service's engine holds, where the plan says that it stops for the night."""
+    settings = course.settings
+    if course.plan.serving == "beside":
+        return contextlib.nullcontext()
+    course.say("the service's engine stops; passages are quoted meanwhile")
+    return pause.stopped(settings.home, f"night {course.id}", settings.drain_s + _LETS_GO_S)
+
+
+def _stopped(course: Course, stop: pause.Stop) -> dict[str, int]:
+    """How long customers had no engine; waits until they have one again."""
+    settings = course.settings
+    seconds = pause.stopped_s(stop, settings.engine_start_s)
+    if seconds is None:
+        log = settings.logs / "engine.log"
+        course.say(f"the engine does not serve {settings.engine_start_s} s after it was allowed to; its log: {log}")
+        return {}
+    course.say(f"the engine was away for {seconds:.0f} s")
+    return {"engine_stopped_s": round(seconds)}
 
 
 def _missed(settings: Settings) -> list[Topic]:
@@ -104,15 +144,28 @@ def _missed(settings: Settings) -> list[Topic]:
         state.close()
 
 
+def _topics(course: Course) -> list[Topic]:
+    """What the answers of the night's run are about; none if nothing was trained."""
+    trained = course.folder / "train.json"
+    run = json.loads(trained.read_text(encoding="utf-8")).get("run") if trained.exists() else None
+    return dataset.found_topics(course.settings.runs / run) if run else []
+
+
 def _tell(course: Course, night: Night) -> None:
     """Whoever watches: a webhook, Prometheus. That they cannot be told does not undo the night."""
     plan, secret = course.plan, os.environ.get("ASSISTANT_WEBHOOK_SECRET", "")
-    if plan.textfile:
-        night_metrics.write_textfile(plan.textfile, nights.read_all(course.settings.home / "nights"))
+    _write_metrics(course)
     if plan.webhook:
         event = {"event": f"nightly.{night.word}", "night": night.id, "at": night.at, "reasons": night.reasons}
         if refused := notify(plan.webhook, secret, event):
             course.say(f"the webhook was not told: {refused}")
+
+
+def _write_metrics(course: Course) -> None:
+    if course.plan.textfile:
+        night_metrics.write_textfile(
+            course.plan.textfile, nights.read_all(course.nights), nights.read_checked(course.nights)
+        )
 
 
 def _ended(folder: Path) -> bool:
@@ -129,10 +182,45 @@ def _promote_last(settings: Settings) -> None:
         releases.promote(settings.releases, str(last[0].challenger))
 
 
+def _clear_trial(settings: Settings) -> None:
+    """Take away what a night that was killed left on trial, where nobody goes on with it."""
+    trial = canary.read(settings.releases)
+    if trial is None or trial.release in {entry.release for entry in releases.history(settings.releases)}:
+        canary.end(settings.releases)
+
+
+def _tried(course: Course, night: Night) -> Night:
+    """The night after its challenger was on trial in the running service, if it may go live."""
+    if night.word != "promoted":
+        return night
+    try:
+        with course.step("canary"):
+            found = course.kept("canary", lambda: rollout.tried(course, str(night.challenger)))
+    except SupportError as error:
+        return replace(night, word="failed", reasons=[str(error)], metrics={})
+    night = replace(night, reasons=[*night.reasons, *found["told"]], steps=course.steps)
+    if not found["refused"]:
+        return night
+    release = releases.read(course.settings.releases, str(night.challenger))
+    _propose(course.settings, release, needs_approval=True)
+    champion = report.read(course.settings.evaluations / str(night.evaluation)).arms[0]
+    return replace(night, word="kept", reasons=found["refused"], metrics=_means(champion))
+
+
+def _live(course: Course, night: Night) -> Night:
+    """The night, once its challenger is live."""
+    releases.promote(course.settings.releases, str(night.challenger))
+    canary.end(course.settings.releases)  # the service takes over what it has on trial
+    if late := rollout.late(course, str(night.challenger)):
+        night = replace(night, reasons=[*night.reasons, late])
+        nights.write(course.nights, night)
+    return night
+
+
 def _decide(
     course: Course, logs: Sequence[Path], new: int, index_id: str, articles: dict[str, list[str]], began: str
 ) -> Night:
-    settings, plan, champion, say = course.settings, course.plan, course.champion, course.say
+    champion = course.champion
     reasons: list[str] = []
     adapter = champion.adapter
     if new:
@@ -148,7 +236,22 @@ def _decide(
         return _night(
             course, began, "kept", reasons or ["nothing to train on, and no article changed"], articles=articles
         )
-    say(f"champion {champion.adapter} on {champion.index}, challenger {challenger.adapter} on {challenger.index}")
+    night = _judged(course, challenger, reasons, articles, began)
+    if night.word == "kept" and adapter != champion.adapter and index_id != champion.index:
+        course.say("the articles changed all the same: the champion's adapter is tried with them")
+        refused = [f"adapter {adapter}: {reason}" for reason in night.reasons]
+        night = _judged(course, replace(challenger, adapter=champion.adapter), refused, articles, began)
+    return night
+
+
+def _judged(
+    course: Course, challenger: Release, reasons: Sequence[str], articles: dict[str, list[str]], began: str
+) -> Night:
+    """Champion against challenger: the night's word, and why, after the `reasons` that stand already."""
+    settings, plan, champion = course.settings, course.plan, course.champion
+    course.say(
+        f"champion {champion.adapter} on {champion.index}, challenger {challenger.adapter} on {challenger.index}"
+    )
     with course.step("evaluate"):
         results, earlier = contest.evaluate(course, challenger)
     figures: dict[str, float] | None = None
@@ -162,15 +265,10 @@ def _decide(
             rulings += gate.judge_earlier(rules, "earlier nights", earlier)
         passed, why = gate.verdict(rulings)
         missed = contest.golden_missed(course, challenger) if passed else []
-    reasons += [f"golden question {case}: a fact is missing" for case in missed] or why
+    why = [f"golden question {case}: a fact is missing" for case in missed] or why
     promoted = passed and not missed
-    proposed = releases.propose(
-        settings.releases,
-        report=results.id,
-        night=course.id,
-        needs_approval=plan.signature or not promoted,
-        **{name: value for name, value in asdict(challenger).items() if value is not None},
-    )
+    judged = replace(challenger, report=results.id, night=course.id)
+    proposed = _propose(settings, judged, needs_approval=plan.signature or not promoted)
     word: nights.Word = "kept"
     if promoted:
         word = "waiting" if plan.signature else "promoted"
@@ -179,14 +277,23 @@ def _decide(
         course,
         began,
         word,
-        reasons,
+        [*reasons, *why],
         challenger=proposed.id,
         adapter=challenger.adapter,
         evaluation=results.id,
         rulings=rulings,
-        metrics={name: interval.mean for name, interval in serving.metrics.items()},
+        metrics=_means(serving),
         articles=articles,
     )
+
+
+def _propose(settings: Settings, release: Release, needs_approval: bool) -> Release:
+    parts = {name: value for name, value in asdict(release).items() if value is not None}
+    return releases.propose(settings.releases, needs_approval, **parts)
+
+
+def _means(arm: Arm) -> dict[str, float]:
+    return {name: interval.mean for name, interval in arm.metrics.items()}
 
 
 def _night(course: Course, began: str, word: nights.Word, reasons: Sequence[str], **more: Any) -> Night:
@@ -243,7 +350,7 @@ def _collect(course: Course, index_id: str) -> tuple[list[Path], int]:
     learned = {
         part
         for night in nights.read_all(root)
-        if night.challenger in live and night.id != course.again
+        if night.challenger in live and night.id != course.again and _has_learned(root / night.id, night)
         for part in json.loads((root / night.id / "collected.json").read_text(encoding="utf-8"))
     }
     files = {sha256(path): path for path in (log_files(plan.logs) if plan.logs else ())}
@@ -254,7 +361,8 @@ def _collect(course: Course, index_id: str) -> tuple[list[Path], int]:
     recipe = sha256(plan.recipe) if plan.recipe else ""
     rules = sha256(plan.gate) if plan.gate else ""
     cases = [sha256(path) for path in (*plan.cases, *plan.golden)]
-    course.id = content_id(course.champion.id, index_id, *parts, recipe, rules, *cases, plan.model_dump_json())
+    planned = plan.model_dump_json(exclude={"serving", "service"})
+    course.id = content_id(course.champion.id, index_id, *parts, recipe, rules, *cases, planned)
     course.folder = root / course.id
     write_text(course.folder / "collected.json", json.dumps(parts) + "\n")
     course.counts["new"] = len(parts)
@@ -264,6 +372,12 @@ def _collect(course: Course, index_id: str) -> tuple[list[Path], int]:
         write_text(transcripts, (f"{line}\n" for line in new_lines))
         logs.append(transcripts)
     return logs, len(parts)
+
+
+def _has_learned(folder: Path, night: Night) -> bool:
+    """Whether the night's release has the adapter that the night trained, not its articles alone."""
+    trained = folder / "train.json"
+    return trained.exists() and json.loads(trained.read_text(encoding="utf-8"))["adapter"] == night.adapter
 
 
 def _train(course: Course, logs: Sequence[Path], index_id: str) -> dict[str, Any]:
@@ -286,7 +400,8 @@ def _train(course: Course, logs: Sequence[Path], index_id: str) -> dict[str, Any
         return {"adapter": None, "reason": str(error), "counts": {}}
     assert result is not None, "one process only"
     record = training_record(settings, result.adapter)
-    return {"adapter": result.adapter, "reason": "", "counts": record["data"], "run": record["run"]}
+    counts = record["data"] | dataset.taken_out(record["data"])
+    return {"adapter": result.adapter, "reason": "", "counts": counts, "run": record["run"]}
 
 
 def _measured(settings: Settings, adapter: str, wanted: bool) -> dict[str, float]:

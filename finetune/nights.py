@@ -1,17 +1,19 @@
 """What nights came to: one file a night, which the report, the operations page and the metrics read.
 
 ASSISTANT_HOME/nights/<id>/night.json
+ASSISTANT_HOME/nights/checked            when a night last found nothing new
 """
 
 import json
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from retrieval.errors import InputError
 from retrieval.files import write_text
 
-STEPS = ("index", "collect", "train", "evaluate", "measure", "gate")
+STEPS = ("index", "collect", "train", "evaluate", "measure", "gate", "canary")
 Word = Literal["promoted", "kept", "failed", "waiting"]
 """How a night ended; `waiting`: the gate let the challenger through, and a person has to sign."""
 
@@ -72,7 +74,10 @@ class Night:
     rulings: list[Ruling] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
-    """What became of the day's records: as data/counts.json of a training run, and `new`, `redacted`, `quarantined`."""
+    """What became of the day's records: as data/counts.json of a training run, and `new`, `redacted`, `quarantined`.
+
+    `engine_stopped_s`: seconds without an engine, where the night stopped it.
+    """
     topics: list[Topic] = field(default_factory=list)
     misses: list[Topic] = field(default_factory=list)
     """Questions that no passage answered: what wants a new article."""
@@ -106,6 +111,26 @@ def read(path: Path) -> Night:
 def read_all(nights: Path) -> list[Night]:
     """The nights that ended, oldest first; raises as `read` does."""
     return sorted((read(path) for path in nights.glob("*/night.json")), key=lambda night: night.at)
+
+
+def write_checked(nights: Path, at: str) -> None:
+    """Write that a night which began `at`, RFC 3339, found nothing new; whole or not at all."""
+    write_text(nights / "checked", f"{at}\n")
+
+
+def read_checked(nights: Path) -> datetime | None:
+    """When a night last found nothing new; None if none did.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    path = nights / "checked"
+    if not path.exists():
+        return None
+    try:
+        return datetime.fromisoformat(path.read_text(encoding="utf-8").strip())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} holds no time: {' '.join(str(error).split())[:200]}; remove it") from error
 
 
 def as_text(night: Night) -> str:

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from starlette.responses import FileResponse
 
-from assistant import releases
+from assistant import canary, releases
 from assistant.access import Tenant
 from assistant.redaction import redact
 from assistant.service import page_headers
@@ -39,7 +40,7 @@ MOST_DRAWN = 60
 ROWS: dict[str, tuple[str, ...]] = {
     "kept": ("examples: training", "examples: validation"),
     "duplicates": ("turns: duplicate",),
-    "quarantined": ("quarantined", "turns: part of a suspicious burst"),
+    "quarantined": ("quarantined",),
 }
 """What became of a night's rows, and what its counts call it: all that are there are added."""
 _WORDS: dict[Language, dict[str, str]] = {
@@ -75,6 +76,8 @@ _drawing = threading.Lock()
 """matplotlib's settings are the whole process's."""
 _log = logging.getLogger("assistant")
 _File = Literal["operations.css", "operations.js"]
+_Name = Annotated[str, StringConstraints(pattern="^[0-9a-f]{12}$")]
+"""Of a release."""
 
 
 class _Rollback(BaseModel):
@@ -85,10 +88,16 @@ class _Rollback(BaseModel):
     to: str
 
 
+class _Stop(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    release: _Name
+
+
 class _Approval(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, StringConstraints(pattern="^[0-9a-f]{12}$")]
+    name: _Name
     by: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
 
 
@@ -147,6 +156,20 @@ def router(
         releases.approve(served, given.name, given.by)
         _log.info("%s approved release %s", tenant.name, given.name)
         return _releases(served)
+
+    @routes.get("/canary", dependencies=keyed)
+    def on_trial() -> dict[str, Any] | None:
+        """What is on trial, for which share of the customers, and until when; null if nothing is."""
+        trial = canary.read(served)
+        return trial.model_dump(mode="json") if trial else None
+
+    @routes.post("/stop")
+    def stop(given: _Stop, tenant: Annotated[Tenant, Depends(admitted)]) -> dict[str, Any] | None:
+        """Take a release off trial, if it still is: its customers get the live one."""
+        why = canary.Stopped(at=datetime.now(UTC), reason=f"{tenant.name} stopped it")
+        canary.stop(served, given.release, why)
+        _log.warning("%s stopped the trial of release %s", tenant.name, given.release)
+        return on_trial()
 
     @routes.get("/evaluations", dependencies=keyed)
     def reports() -> list[str]:

@@ -2,12 +2,29 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from assistant.experiment import Bound, Guardrail
 from retrieval.errors import InputError
+
+
+class Canary(BaseModel):
+    """How the challenger is tried on customers; without a share it is not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share: float = Field(default=0, ge=0, lt=1)
+    hours: float = Field(default=0, ge=0, allow_inf_nan=False)
+    guardrails: dict[Guardrail, Bound] = {}
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if bool(self.share) != bool(self.hours):
+            raise ValueError(f"a share of {self.share:g} for {self.hours:g} hours is no trial; set both, or neither")
+        return self
 
 
 class Plan(BaseModel):
@@ -31,6 +48,21 @@ class Plan(BaseModel):
         None, description="Address that is told how the night ended, signed with ASSISTANT_WEBHOOK_SECRET."
     )
     textfile: Path | None = Field(None, description="File ending in .prom for node_exporter's textfile collector.")
+    serving: Literal["beside", "stopped"] = Field(
+        "beside",
+        description="`stopped`: while the night trains and asks, the service's engine does not run and customers get "
+        "passages quoted, for where one GPU, or memory, does not hold both.",
+    )
+    service: str | None = Field(
+        None,
+        description="Address of the running service, where the challenger is tried before it goes live; by default "
+        "that of the settings, if it runs. An API key is taken from ASSISTANT_API_KEY: an administrator's.",
+    )
+    canary: Canary = Field(
+        Canary(),
+        description="`share` of the customers who get the challenger for `hours` before it goes live, and `guardrails` "
+        "as those of an experiment, which end that; none by default.",
+    )
     signature: bool = Field(False, description="A person has to approve: assistant release approve.")
     limit: int | None = Field(None, ge=1, description="Frozen cases asked at most, drawn with a fixed seed.")
 

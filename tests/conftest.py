@@ -1,10 +1,12 @@
-"""What several test files share: the embedded models, prepared once, and an encoder that one can follow by eye."""
+"""What several test files share: embedded models, prepared once; an encoder that one can follow by eye; Chromium."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -12,6 +14,7 @@ for name in [name for name in os.environ if name.startswith("ASSISTANT_")]:
     del os.environ[name]
 
 ROOT = Path(__file__).parent.parent
+CHROMIUM = Path("/usr/bin/chromium")
 WORDS = ("refund", "fee", "card", "退款", "手续费", "银行卡")
 
 
@@ -123,3 +126,14 @@ def tiny_base(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium; for one file only, since playwright's event loop would keep `asyncio.run` from the next."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no Chromium at {CHROMIUM}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()

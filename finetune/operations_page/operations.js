@@ -23,7 +23,8 @@ const TEXTS = {
     serves: "Now live:", gone: "its file is gone", adapter: "adapter", index: "index", none: "none",
     unreachable: "The service cannot be reached; try again.", refused: "This key is not an administrator's.",
     plotOf: "by night, the oldest first:", yourName: "Your name", approve: "Approve", approvedBy: "Approved by",
-    promoteBy: "It goes live by:",
+    promoteBy: "It goes live by:", onTrial: "On trial", ofCustomers: "of the customers", until: "until",
+    stop: "Stop the trial of",
   },
   zh: {
     title: "运维", otherLanguage: "English", judging: "评审回答", key: "管理员的 API 密钥", unlock: "继续", last: "最近一晚",
@@ -39,6 +40,7 @@ const TEXTS = {
     from: "当前线上", to: "之前线上", goBack: "回退到", serves: "当前线上：", gone: "文件已不存在", adapter: "适配器", index: "索引",
     none: "无", unreachable: "无法连接服务，请重试。", refused: "此密钥不是管理员的密钥。", plotOf: "按时间先后：",
     yourName: "您的姓名", approve: "批准", approvedBy: "已批准：", promoteBy: "上线请运行：",
+    onTrial: "试用中", ofCustomers: "的客户", until: "截至", stop: "停止试用",
   },
 };
 
@@ -51,6 +53,7 @@ try { secret = sessionStorage; } catch { /* blocked: it lasts until the page is 
 let nights = [];
 let releases = { live: null, before: null, proposed: [], history: [] };
 let reports = [];
+let canary = null; // the release on trial
 const opened = new Set(); // ids of nights
 let isBusy = false;
 
@@ -58,7 +61,8 @@ let isBusy = false;
 
 async function open() {
   try {
-    [nights, releases, reports] = await Promise.all(["nights", "releases", "evaluations"].map((name) => request(name)));
+    const all = ["nights", "releases", "evaluations", "canary"].map((name) => request(name));
+    [nights, releases, reports, canary] = await Promise.all(all);
     $("unlock").hidden = true;
     $("content").hidden = false;
     show();
@@ -86,6 +90,11 @@ async function rollBack() {
 
 async function approve(name, by) {
   releases = await request("approve", "POST", { name, by });
+  showReleases();
+}
+
+async function stop(release) {
+  canary = await request("stop", "POST", { release });
   showReleases();
 }
 
@@ -253,7 +262,7 @@ function picture(image, svg, alt) {
 function showReleases() {
   $("no-release").hidden = releases.live !== null;
   $("rollback").hidden = releases.before === null;
-  $("proposed").replaceChildren(...releases.proposed.map(proposal));
+  $("proposed").replaceChildren(...(canary ? [trial(canary)] : []), ...releases.proposed.map(proposal));
   $("history").replaceChildren();
   for (const [at, entry] of releases.history.slice(0, MOST_HISTORY).entries()) {
     const item = add($("history"), "li");
@@ -266,6 +275,20 @@ function showReleases() {
     }
     add(item, "div", "fine").textContent = `${time(entry.at)} · ${parts(entry.parts)}`;
   }
+}
+
+/** The release on trial, and a button that ends that. */
+function trial({ release, share: part, until }) {
+  const item = document.createElement("li");
+  add(item, "code").textContent = release;
+  item.append(" ");
+  showWord(add(item, "b", "word"), "onTrial");
+  add(item, "div", "fine").textContent = `${share(part)} ${t("ofCustomers")} · ${t("until")} ${time(until)}`;
+  const button = add(item, "button");
+  button.type = "button";
+  button.textContent = `${t("stop")} ${release}`;
+  button.addEventListener("click", () => alone(() => stop(release)));
+  return item;
 }
 
 /** A release that waits for a signature, or has one and is not live yet. */

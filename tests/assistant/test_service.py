@@ -458,7 +458,7 @@ def test_it_is_ready_when_the_engine_serves_the_adapter(client: TestClient, inde
     parts = {"release": "r1", "adapter": "adapter-1", "index": index.id, "base": "smollm2-135m"}
     told = reply.json()
     assert len(told.pop("answers_by")) == 12
-    assert told == {"ready": True, **parts, "prompts": {"plain": ID}}
+    assert told == {"ready": True, **parts, "prompts": {"plain": ID}, "canary": None}
 
 
 def test_what_answers_depend_on_has_another_name_with_another_setting(served) -> None:

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from assistant.access import Access, add_key
 from assistant.admission import Admission
@@ -32,7 +32,6 @@ from assistant.tracing import Tracer
 from eval.answers import Answer, Cost, Shown, written
 from eval.judging import PAGE, people, router
 
-CHROMIUM = Path("/usr/bin/chromium")
 AXE = Path(os.environ.get("AXE_CORE", "node_modules/axe-core/axe.min.js"))
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 FEE = Shown("en/fees.md", "Fees > Cards", "A card payment costs <b>2 EUR</b>.")
@@ -356,16 +355,6 @@ def test_ties_alone_have_no_share_and_no_votes_are_nobody() -> None:
 
 
 # The page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no Chromium at {CHROMIUM}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

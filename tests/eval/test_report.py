@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from eval.intervals import Interval
 from eval.metrics import METRICS, metric
@@ -21,7 +21,6 @@ from eval.report.view import in_words, view
 from eval.results import Arm, Comparison, Curve, Example, People, Results, Shown, Slice
 from retrieval.errors import InputError
 
-CHROMIUM = Path("/usr/bin/chromium")
 AXE = Path(os.environ.get("AXE_CORE", "node_modules/axe-core/axe.min.js"))
 ATTACK = "</style></script><script>hacked=1</script><img src=x onerror=hacked=1> </title>$x^2"
 
@@ -306,16 +305,6 @@ def test_markup_in_questions_answers_and_topics_stays_text(results: Results, tmp
     page = write(planted(results), tmp_path).read_text(encoding="utf-8")
     assert "hacked=1" in page and "<script>hacked" not in page and "<img" not in page
     assert [page.count(tag) for tag in ("<style", "</style>", "<script", "</script>", "</title>")] == [1] * 5
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no Chromium at {CHROMIUM}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ SECOND = Night(
     champion="r2",
     steps=[Step("clean", 2.5, 2.0, 1024), Step("train", 90.0, 170.0, 4096, reused=True)],
     counts={
-        **{"new": 7, "examples: training": 4, "examples: validation": 1, "turns: part of a suspicious burst": 2},
-        **{"redacted: CARD": 3, "redacted: PHONE": 1, "turns: duplicate": 9},
+        **{"new": 7, "examples: training": 4, "examples: validation": 1, "quarantined": 2, "redacted": 4},
+        **{"redacted: CARD": 3, "redacted: PHONE": 1, "turns: part of a suspicious burst": 2, "turns: duplicate": 9},
     },
 )
 
@@ -70,6 +71,20 @@ def test_a_job_that_never_went_well_was_last_well_in_1970() -> None:
     found = samples(render([SECOND]))
     assert found["last_success_timestamp_seconds"] == 0
     assert "primary" not in found
+
+
+def test_a_night_that_finds_nothing_new_is_a_success_though_it_leaves_no_record() -> None:
+    """Without logs of the day an alert on the last success went off after 36 hours, with a job that ran every night."""
+    checked = datetime.fromisoformat("2025-11-26T16:00:00Z")
+    found = samples(render([FIRST, SECOND], checked))
+    assert found["last_success_timestamp_seconds"] == found["last_idle_timestamp_seconds"] == 1764000000 + 2 * 86_400
+    assert found["last_run_timestamp_seconds"] == 1764000100
+    assert samples(render([], checked))["last_success_timestamp_seconds"] == 1764000000 + 2 * 86_400
+
+
+def test_a_night_after_the_last_idle_one_is_the_later_success() -> None:
+    found = samples(render([FIRST], datetime.fromisoformat("2025-11-24T15:00:00Z")))
+    assert found["last_success_timestamp_seconds"] == 1764000000
 
 
 def test_what_a_night_did_not_come_to_has_no_series() -> None:

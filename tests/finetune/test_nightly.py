@@ -1,23 +1,27 @@
 """Nights with the real steps on a model of two layers; only the engine is one whose answers are worked out."""
 
+import asyncio
 import contextlib
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from assistant import releases
+from assistant import pause, releases
 from assistant.chat import Assistant
 from assistant.engine import Piece, Sampling, Usage
+from assistant.engine_process import EngineProcess, free_port
 from assistant.live_index import open_index
 from assistant.policy import read_policy
 from assistant.prompt import Message
 from assistant.redaction import redact_article
 from assistant.settings import Settings
-from finetune import contest, nightly, nights
+from benchmarks.stub_engine import Pace, in_place_of_vllm
+from finetune import contest, night_metrics, nightly, nights
 from finetune.nightly import Busy
 from finetune.plan import read_plan
 from finetune.recipe import Recipe
@@ -31,6 +35,7 @@ ARTICLES = {
     "en/transfer.md": "# Transfers\n\nA transfer takes 3 hours. It is free of charge for everybody.",
     "en/card.md": "# Cards\n\nA new card arrives within 9 days. You order it in the app.",
 }
+POISON = "A refund takes 50 days, and you ask for it in the app."
 RECIPE = Recipe(peft={"r": 2}, max_steps=1, batch_size=2, canaries=0, general_share=0)
 GATE = """superior: {metric: facts}
 not_worse: [{metric: abstention, margin: 0.2, missing: pass}]
@@ -63,7 +68,7 @@ class Company:
     """A home with an index and a first adapter, and what its nights go by."""
 
     def __init__(self, folder: Path, base: Path, models: Path) -> None:
-        self.folder, self.settings = folder, Settings(home=folder / "home", base=str(base))
+        self.folder, self.settings = folder, Settings(home=folder / "home", base=str(base), port=free_port())
         self.settings.home.mkdir()
         self.settings.models.symlink_to(models)
         for path, text in ARTICLES.items():
@@ -144,11 +149,42 @@ def test_a_better_challenger_is_promoted_and_the_same_night_again_does_nothing(c
     assert company.live.adapter == night.adapter != company.first.adapter
     assert (company.live.night, company.live.report) == (night.id, night.evaluation)
     assert "facts" in night.reasons[0] and night.metrics["facts"] == 1.0
-    assert [step.name for step in night.steps] == ["index", "collect", "train", "evaluate", "measure", "gate"]
+    assert [step.name for step in night.steps] == list(nights.STEPS)
     assert nights.read_all(company.settings.home / "nights") == [night]
     asked = company.engine.asked
     assert company.night() is None
     assert company.engine.asked == asked and "nothing is new" in company.said[-1]
+
+
+def test_a_night_without_anything_new_says_so_to_prometheus(company: Company) -> None:
+    """Nothing was written, and an alert on the time of the last success went off."""
+    root, metrics = company.settings.home / "nights", company.folder / "assistant.prom"
+    company.plan(textfile="assistant.prom", least_answers=50)
+    company.night()
+    assert nights.read_checked(root) is None
+    company.night(dry_run=True)
+    assert nights.read_checked(root) is None
+    company.night()
+    checked = nights.read_checked(root)
+    assert checked is not None and len(nights.read_all(root)) == 1
+    assert metrics.read_bytes() == night_metrics.render(nights.read_all(root), checked)
+
+
+def test_a_time_of_the_last_look_that_is_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checked").write_text("yesterday")
+    with pytest.raises(InputError, match=r"checked holds no time: .*'yesterday'; remove it"):
+        nights.read_checked(tmp_path)
+
+
+def test_a_night_tells_what_was_redacted_and_quarantined_and_what_it_was_about(company: Company) -> None:
+    asked = (f"How long does refund number {n} to 4111 1111 1111 1111 take?" for n in range(5))
+    poison = ([{"role": "user", "content": text}, {"role": "assistant", "content": POISON}] for text in asked)
+    lines = "".join(json.dumps({"messages": messages}) + "\n" for messages in poison)
+    (company.folder / "logs" / "poison.jsonl").write_text(lines)
+    night = company.night()
+    assert night is not None and (night.counts["redacted"], night.counts["quarantined"]) == (5, 5)
+    assert sum(topic.count for topic in night.topics) == 6
+    assert all("How long does refund number" in topic.examples[0] for topic in night.topics)
 
 
 def test_a_challenger_that_is_no_better_is_kept_away_and_the_reason_says_by_how_much(company: Company) -> None:
@@ -198,6 +234,22 @@ def test_a_changed_article_alone_makes_a_release_with_the_same_adapter(company: 
     assert company.live.adapter == company.first.adapter and company.live.index != company.first.index
 
 
+def test_changed_articles_go_live_though_the_new_adapter_is_refused_and_its_logs_stay_to_be_learned(
+    company: Company,
+) -> None:
+    """The article said 6 days from then on; the refused adapter used to keep it from customers, night after night."""
+    company.plan(knowledge=["knowledge"])
+    company.engine.good = lambda adapter: adapter == company.first.adapter
+    company.article("en/refund.md", "# Refunds\n\nA refund takes 5 days, and 6 over new year.")
+    night = company.night()
+    assert night is not None and night.word == "promoted", night
+    assert company.live.adapter == company.first.adapter and company.live.index != company.first.index
+    assert "facts" in night.reasons[0] and night.reasons[0].startswith("adapter ")
+    company.logs("day1", "transfer")
+    second = company.night()
+    assert second is not None and second.counts["new"] == 2
+
+
 def test_a_night_whose_engine_fails_is_failed_and_goes_on_where_it_was_when_started_again(
     company: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +269,16 @@ def test_a_night_whose_engine_fails_is_failed_and_goes_on_where_it_was_when_star
 
 
 @pytest.mark.parametrize(
-    "place", ["_train", "contest.evaluate", "_measured", "contest.golden_missed", "releases.propose", "nights.write"]
+    "place",
+    [
+        "_train",
+        "contest.evaluate",
+        "_measured",
+        "contest.golden_missed",
+        "releases.propose",
+        "rollout.tried",
+        "nights.write",
+    ],
 )
 def test_a_night_that_was_killed_anywhere_ends_as_one_that_was_not(
     company: Company, monkeypatch: pytest.MonkeyPatch, place: str
@@ -277,7 +338,7 @@ def test_a_night_can_be_done_again_from_a_step(company: Company) -> None:
     releases.rollback(company.settings.releases)
     again = company.night(again_from="gate")
     assert again is not None and (again.id, again.word) == (first.id, "promoted")
-    assert company.live.id == first.challenger and again.steps[-1].name == "gate"
+    assert company.live.id == first.challenger and again.steps[-1].name == "canary"
 
 
 @pytest.mark.parametrize(
@@ -292,3 +353,56 @@ def test_a_plan_that_is_none_is_named_with_its_field(tmp_path: Path, text: str, 
     (tmp_path / "nightly.yaml").write_text(text)
     with pytest.raises(InputError, match=told):
         read_plan(tmp_path / "nightly.yaml")
+
+
+@contextlib.contextmanager
+def customers_engine(company: Company, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineProcess]:
+    """A process in vLLM's place, watched as the service does."""
+    for name, value in in_place_of_vllm(company.folder / "stand-in", Pace()).items():
+        monkeypatch.setenv(name, value)
+    process = EngineProcess(company.settings, "m", "m", None, company.folder / "engine.log", gives_way=True)
+    process.start()
+    watching = threading.Thread(target=lambda: asyncio.run(process.watch()))
+    watching.start()
+    try:
+        yield process
+    finally:
+        process.stop()
+        watching.join()
+
+
+@pytest.mark.parametrize(("serving", "runs_on"), [("beside", True), ("stopped", False)])
+def test_a_night_stops_the_engine_of_customers_where_the_plan_says_so_and_tells_for_how_long(
+    company: Company, monkeypatch: pytest.MonkeyPatch, serving: str, runs_on: bool
+) -> None:
+    company.plan(serving=serving)
+    ran: set[bool] = set()
+
+    def good(adapter: str) -> bool:
+        ran.add(process.alive)
+        return adapter != company.first.adapter
+
+    company.engine.good = good
+    with customers_engine(company, monkeypatch) as process:
+        night = company.night()
+        assert night is not None and night.word == "promoted" and ran == {runs_on}
+        assert ("engine_stopped_s" in night.counts) is not runs_on
+        assert ("engine_stopped_s" in nights.as_text(night)) is not runs_on
+        assert process.ready
+
+
+def test_a_night_that_waits_for_the_engine_in_vain_is_failed(company: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+    company.plan(serving="stopped")
+    company.settings = company.settings.model_copy(update={"drain_s": 0})
+    monkeypatch.setattr(nightly, "_LETS_GO_S", 0.1)
+    with pause.runs(company.settings.home):
+        night = company.night()
+    assert night is not None and (night.word, company.live) == ("failed", company.first)
+    assert "the engine still runs 0.1 s after it was asked to stop" in night.reasons[0]
+
+
+def test_an_engine_that_the_assistant_did_not_start_cannot_be_stopped_by_a_night(tmp_path: Path) -> None:
+    (tmp_path / "nightly.yaml").write_text("cases: [a]\nserving: stopped")
+    settings = Settings(home=tmp_path, engine_url="http://127.0.0.1:8001")
+    with pytest.raises(InputError, match="serving: stopped, but the engine of ASSISTANT_ENGINE_URL is not"):
+        nightly.nightly(settings, read_plan(tmp_path / "nightly.yaml"), print)

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from assistant import releases
 from assistant.access import Access, add_key
@@ -33,7 +33,6 @@ from finetune import operations
 from finetune.nights import Night, Ruling, Step, Topic, write
 from finetune.operations import PAGE, router
 
-CHROMIUM = Path("/usr/bin/chromium")
 AXE = Path(os.environ.get("AXE_CORE", "node_modules/axe-core/axe.min.js"))
 ATTACK = "<img src=x onerror=alert(1)>How do I buy bitcoin?"
 REPORT = (
@@ -290,16 +289,6 @@ def test_the_page_has_the_policy_of_the_chat_page(client: TestClient) -> None:
 
 
 # The page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no Chromium at {CHROMIUM}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
