@@ -20,6 +20,8 @@ from retrieval.errors import InputError
 SHIPPED = Path(__file__).parent / "gate.yaml"
 WIDEST = 0.2
 """A rule that lets a share lose more than that is no rule."""
+LEAST_EARLIER = 40
+"""Cases of earlier nights that are judged."""
 INDISPENSABLE = frozenset({"grounded", "abstention", "safe"})
 """Metrics that cases must be there for, unless a rule says otherwise."""
 
@@ -146,8 +148,13 @@ def judge_earlier(rules: Rules, name: str, results: Results) -> list[Ruling]:
     """What the `not_worse` rules say of the cases of an earlier night, `name`: was something forgotten?
 
     Such cases may lack what a metric needs, so its absence passes unless the rule says otherwise; but not if
-    every metric is absent.
+    every metric is absent. Under `LEAST_EARLIER` of them no loss could be excluded, and nothing would ever pass: they
+    are not judged yet.
     """
+    count = int(results.cases["n"])
+    if count < LEAST_EARLIER:
+        reason = f"{name}: {count} cases are too few to judge what was forgotten; from {LEAST_EARLIER} on they are"
+        return [_ruling(f"not worse, {name}", "any", None, 0.0, True, reason)]
     rulings = [_not_worse(rule, results, rule.missing or "pass", f"not worse, {name}") for rule in rules.not_worse]
     if all(ruling.number is None for ruling in rulings):
         reason = f"{name}: nothing that a rule asks for was measured in both"

@@ -278,6 +278,15 @@ def test_what_an_earlier_night_taught_must_not_be_forgotten() -> None:
     assert all(ruling.passed for ruling in judge_earlier(rules, "night n0", kept))
 
 
+def test_a_handful_of_earlier_cases_is_not_judged_yet() -> None:
+    """No loss can be excluded on two cases: a young company's second night was kept, and so would all have been."""
+    rules = Rules.model_validate(LEAST | {"not_worse": [{"metric": "facts", "margin": 0.05}]})
+    (ruling,) = judge_earlier(rules, "night n0", replace(compared("facts", difference(-0.5, 0.5)), cases={"n": 39}))
+    assert ruling.passed and "39 cases are too few" in ruling.reason
+    (ruling,) = judge_earlier(rules, "night n0", replace(compared("facts", difference(-0.5, 0.5)), cases={"n": 40}))
+    assert not ruling.passed
+
+
 def test_earlier_cases_without_any_value_do_not_pass() -> None:
     nothing = replace(results(), arms=[], comparisons=[])
     assert not all(ruling.passed for ruling in judge_earlier(read_rules(), "night n0", nothing))
