@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -141,7 +142,7 @@ def _at_once(turns: Sequence[Turn], least: int, window_s: float) -> bool:
     times = sorted(turn.at.timestamp() for turn in turns if turn.at)
     if len(times) < len(turns):
         return True
-    most = max(sum(start <= time <= start + window_s for time in times) for start in times)
+    most = max(bisect_right(times, start + window_s) - i for i, start in enumerate(times))
     return most >= least and 2 * most > len(times)
 
 

@@ -112,6 +112,22 @@ def joined(
     return pairs
 
 
+def candidates(texts: Sequence[str], others: Sequence[str], least: float) -> list[list[int]]:
+    """For each of `texts`, the positions of `others` that may be `least` alike, from `TWIN` to `SAME`; all `plain`.
+
+    Only `others` are kept in mind and texts are not compared among themselves, so time grows with `texts`.
+    """
+    from rensa import RMinHash, RMinHashLSH
+
+    buckets = RMinHashLSH(least, _PERMUTATIONS, _BANDS)
+    buckets.insert_many(RMinHash.from_token_sets([sorted(shingles(text)) for text in others], _PERMUTATIONS, 1), 0)
+    found: list[list[int]] = []
+    for start in range(0, len(texts), _AT_ONCE):
+        batch = [sorted(shingles(text)) for text in texts[start : start + _AT_ONCE]]
+        found += buckets.query_all(RMinHash.from_token_sets(batch, _PERMUTATIONS, 1))
+    return found
+
+
 def _questions_share(pair: tuple[str, ...], least: float) -> bool:
     one, other = (text.partition("\n")[0] for text in pair)
     return similarity(one, other) >= least

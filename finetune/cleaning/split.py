@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from assistant.prompt import Message
-from finetune.cleaning.duplicates import TWIN, answered, asked, connected, joined, plain, similarity
+from finetune.cleaning.duplicates import TWIN, answered, asked, candidates, connected, plain, similarity
 from finetune.turns import Turn
 from retrieval.errors import InputError
 
@@ -87,18 +87,11 @@ def split(turns: Sequence[Turn], groups: Sequence[int], validation_share: float,
 def leaks(training: Sequence[Turn], held_out: Sequence[HeldOut], least: float = TWIN) -> list[Leak]:
     """The training turns that repeat something held out: a question at least `least` alike, or its very answer."""
     mine = [asked(turn) for turn in training]
-    texts = [*mine, *(held.question for held in held_out)]
-    pairs = joined(texts, least)
-    side = connected(len(texts), pairs)
-    by_group: dict[int, list[HeldOut]] = {}
-    for i, held in enumerate(held_out, len(training)):
-        by_group.setdefault(side[i], []).append(held)
+    alike = candidates(mine, [held.question for held in held_out], least)
     by_answer = {held.answer: held for held in held_out if held.answer}
     found = []
-    for i, turn in enumerate(training):
-        near = max(
-            ((similarity(mine[i], held.question), held.place) for held in by_group.get(side[i], ())), default=(0.0, "")
-        )
+    for turn, question, at in zip(training, mine, alike, strict=True):
+        near = max(((similarity(question, held_out[j].question), held_out[j].place) for j in at), default=(0.0, ""))
         same = by_answer.get(answered(turn)) if by_answer else None
         if same or near[0] >= least:
             found.append(Leak(turn.place, *((same.place, 1.0) if same else (near[1], round(near[0], 2)))))
