@@ -253,7 +253,7 @@ async def _switched(home: Home, ours: Running, count: int) -> tuple[list[float],
                 adapter = ADAPTERS[number % 2]
                 releases.publish(home.folder / "releases", adapter=adapter)
                 began = time.monotonic()
-                while await asyncio.to_thread(_serves, ours.url) != adapter:
+                while await asyncio.to_thread(serves, ours.url) != adapter:
                     if time.monotonic() > began + HUNG_S:
                         return
                     await asyncio.sleep(0.05)
@@ -263,7 +263,7 @@ async def _switched(home: Home, ours: Running, count: int) -> tuple[list[float],
     return seconds, answers
 
 
-def _serves(url: str) -> str | None:
+def serves(url: str) -> str | None:
     """The adapter that the service says it serves; None while it is not ready."""
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=5) as reply:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,9 @@ class Pace:
     """Requests that it answers at once; others wait."""
 
 
-def create_stub(models: Sequence[str], pace: Pace) -> web.Application:
-    """The engine, serving `models` from the start."""
-    stub = _Stub(list(models), pace)
+def create_stub(models: Sequence[str], pace: Pace, answers: Mapping[str, str] | None = None) -> web.Application:
+    """The engine, serving `models` from the start; `answers` are what some of them say instead."""
+    stub = _Stub(list(models), pace, answers or {})
     # As vLLM does, a request whose caller went away is cancelled.
     app = web.Application(client_max_size=2**24)
     app.add_routes(
@@ -68,9 +68,10 @@ def create_stub(models: Sequence[str], pace: Pace) -> web.Application:
 
 
 class _Stub:
-    def __init__(self, models: list[str], pace: Pace) -> None:
+    def __init__(self, models: list[str], pace: Pace, answers: Mapping[str, str]) -> None:
         self._models = models
         self._pace = pace
+        self._answers = answers
         self._counts = Counts()
         self._slots = asyncio.Semaphore(pace.slots)
 
@@ -140,7 +141,7 @@ class _Stub:
             counted.aborted += not ended
 
     async def _whole(self, body: dict[str, Any]) -> web.Response:
-        pieces, limit = _pieces(body, self._pace)
+        pieces, limit = self._pieces(body)
         await asyncio.sleep(self._pace.interval_ms * len(pieces) / 1000)
         message = {"role": "assistant", "content": "".join(pieces)}
         choice = {"index": 0, "message": message, "finish_reason": limit, "logprobs": None}
@@ -149,7 +150,7 @@ class _Stub:
         )
 
     async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        pieces, limit = _pieces(body, self._pace)
+        pieces, limit = self._pieces(body)
         head = _head(body, "chat.completion.chunk")
         reply = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await reply.prepare(request)
@@ -168,6 +169,10 @@ class _Stub:
         await reply.write(b"data: [DONE]\n\n")
         await reply.write_eof()
         return reply
+
+    def _pieces(self, body: dict[str, Any]) -> tuple[list[str], str]:
+        answer = self._answers.get(body["model"])
+        return ([answer], "stop") if answer else _pieces(body, self._pace)
 
 
 def _pieces(body: dict[str, Any], pace: Pace) -> tuple[list[str], str]:
@@ -207,10 +212,11 @@ def _refusal(status: int, message: str) -> web.Response:
     return web.json_response({"error": error}, status=status)
 
 
-def in_place_of_vllm(folder: Path, pace: Pace) -> dict[str, str]:
+def in_place_of_vllm(folder: Path, pace: Pace, answers: Mapping[str, str] | None = None) -> dict[str, str]:
     """Environment variables under which the assistant starts this stub where it would start vLLM.
 
-    `folder` is given a package `vllm` whose server is this module, before the real one on Python's path.
+    `folder` is given a package `vllm` whose server is this module, before the real one on Python's path. `answers` are
+    what some models, by name, say instead of the usual.
     """
     package = folder / Path(*MODULE.split("."))
     package.parent.mkdir(parents=True, exist_ok=True)
@@ -222,6 +228,7 @@ def in_place_of_vllm(folder: Path, pace: Pace) -> dict[str, str]:
     return {
         "PYTHONPATH": os.pathsep.join([str(folder.resolve()), str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(":"),
         "STUB_PACE": json.dumps(asdict(pace)),
+        "STUB_ANSWERS": json.dumps(answers or {}),
     }
 
 
@@ -237,7 +244,8 @@ def main() -> None:
     parser.add_argument("--lora-modules", nargs="*", default=[], metavar="NAME=PATH")
     options, _ = parser.parse_known_args()
     names = [options.served_model_name, *(module.split("=")[0] for module in options.lora_modules)]
-    app = create_stub(names, Pace(options.chunks, options.interval_ms, options.slots))
+    answers = json.loads(os.environ.get("STUB_ANSWERS", "{}"))
+    app = create_stub(names, Pace(options.chunks, options.interval_ms, options.slots), answers)
     web.run_app(app, host=options.host, port=options.port, print=None, handler_cancellation=True, access_log=None)
 
 

@@ -201,7 +201,8 @@ def _llama_factory(options: argparse.Namespace) -> tuple[list[float], float]:
         asked, answer = row["ids"][: -row["answer"]], row["ids"][-row["answer"] : -1]
         texts.append({"instruction": tokenizer.decode(asked), "output": tokenizer.decode(answer)})
     (place / "rows.json").write_text(json.dumps(texts, ensure_ascii=False))
-    (place / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}))
+    columns = {"prompt": "instruction", "response": "output"}
+    (place / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json", "columns": columns}}))
     recipe = {
         "model_name_or_path": str(options.base),
         "stage": "sft",
