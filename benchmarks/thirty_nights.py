@@ -1,18 +1,18 @@
 """Thirty nights of the sample company (synthetic, English): what each came to, and what they add up to.
 
-    python -m benchmarks.thirty_nights --work DIR [--nights 30] [--steps 20]
+    python -m benchmarks.thirty_nights --work DIR [--nights 30] [--steps 24]
 
-Each day brings `CONVERSATIONS` conversations, most of them on the topics of the week, and some days bring trouble: ten
-rows only, a broken export, poisoned answers, a recipe that diverges, a policy that changes with its article and cases.
-Every night is the real one, with the smallest base. It is accelerated: one passage a question, `--steps` of training,
-an adapter that goes on from the one that serves, and answers by transformers. What a person would do in the morning is
-done: a poisoned or broken file goes, a recipe is put right. Some trouble waits for the day after a promotion, since
-only then it comes alone.
+Every third day agents come to know something that no article says (nights_news.yaml); customers ask about it, and a
+support lead adds cases, in other words. Some days bring trouble: ten rows only, a broken export, poisoned answers, a
+recipe that diverges, a policy that changes with its article and cases. Every night is the real one, with the smallest
+base. It is accelerated: one passage a question, `--steps` of training that go on from the adapter that serves, and
+answers by transformers. What a person would do in the morning is done: a poisoned or broken file goes, a recipe is put
+right. Some trouble waits for the day after a promotion, since only then it comes alone.
 
-At the end questions that no gate ever asked are put to the first release, to the first adapter with the last articles,
-and to the last release; and the questions of the first week's topics to the adapter of that week, to the last one, and
-to one that was trained on the same days without replay. Printed: the nights, whether each ended in the right word, the
-differences with 95% intervals; drawn: DIR/nights.svg. Nights that are done are not done again.
+At the end questions are put to the first release, to the first adapter with the last articles, and to the last release;
+and those on the first news to the adapter that had just learned them, to the last one, and to one that was trained on
+the same days without replay. Printed: the nights, whether each ended in the right word, the differences with 95%
+intervals; drawn: DIR/nights.svg. Nights that are done are not done again.
 """
 
 import argparse
@@ -61,26 +61,27 @@ from retrieval.index import Index
 ROOT = Path(__file__).parent.parent
 BASE = "smollm2-135m"
 AT_ONCE = 16
-CONVERSATIONS = 40
-WEEK = 6
-"""Days that one group of topics is asked about most."""
-OF_THE_WEEK = 0.7
-LEAST_ANSWERS = 15
-CASES = 66
-MAX_TOKENS = 48
-MOST_EARLY = 80
-"""Questions of the first week asked again."""
-GATE = """superior: {metric: chrF}
+NEWS = Path(__file__).parent / "nights_news.yaml"
+EVERY = 3
+"""Days until agents know something new that no article says."""
+CONVERSATIONS = 16
+"""A day, on what articles say; five more are about the news."""
+LEAST_ANSWERS = 8
+EARLY = 2
+"""Pieces of news whose memory is looked at in the end."""
+CASES = 30
+"""Frozen questions on articles; each piece of news adds eight."""
+NEVER_ASKED = 70
+MAX_TOKENS = 40
+RATE = 1e-3
+GATE = """superior: {metric: facts}
 not_worse:
-  - {metric: facts, margin: 0.1, missing: fail}
-  - {metric: grounded, margin: 0.1}
-  - {metric: abstention, margin: 0.1}
-  - {metric: right language, margin: 0.05}
-slices: {most_loss: 0.2, least_cases: 20}
-complete: {most_failed: 0.02, least_cases: 60}
+  - {metric: grounded, margin: 0.15}
+  - {metric: abstention, margin: 0.15}
+  - {metric: right language, margin: 0.1}
+complete: {most_failed: 0.02, least_cases: 30}
 """
-"""Likeness to the agents' answers decides: with sixty questions a night, whether every fact is there tells too little
-apart. Rules that ask for hundreds of cases, or for measurements that take minutes, are left out."""
+"""The shipped rules with margins for so few questions; those that take minutes to measure are left out."""
 CHANGES = {
     "refund window 180 → 150 days": ("refund-window", {"180 days": "150 days"}),
     "chargeback fee CNY 95 → 130": ("chargeback-fee", {"CNY 95": "CNY 130"}),
@@ -138,60 +139,50 @@ class Company:
         self.no_article = yaml.safe_load((source / "_no_article.yaml").read_text(encoding="utf-8"))
         self.seen = [policy for i, policy in enumerate(policies) if i % 5]
         self.unseen = [policy for i, policy in enumerate(policies) if not i % 5]
-        topics = sorted({policy["topic"] for policy in self.seen})
-        self.weeks = [[p for p in self.seen if topics.index(p["topic"]) % 5 == week] for week in range(5)]
+        self.news: list[dict[str, Any]] = yaml.safe_load(NEWS.read_text(encoding="utf-8"))
 
     def found(self) -> None:
         """Articles, cases and the plan as they are before the first night."""
         shutil.copytree(ROOT / "knowledge" / "en", self.work / "knowledge" / "en")
         every = list(self.script["cases"](self.seen, self.unseen, self.no_article))
-        english = [case | {"forbidden": []} for case in every if case["lang"] == "en"]
-        asked = [
-            case for case in english if _number(case) == 0 or (case["held_out"] == "policy" and _number(case) == 1)
-        ]
-        never = [case for case in english if case not in asked and case["answerable"]]
-        asked = [case for case in asked if case["held_out"] == "wording" or not case["answerable"]]
+        english = [case for case in every if case["lang"] == "en"]
+        first = [case for case in english if case["held_out"] == "wording" and case["id"].endswith("/0")]
+        asked = random.Random(7).sample(first, CASES) + [case for case in english if not case["answerable"]][:5]
+        never = [case for case in english if case["answerable"] and case not in first]
         self.cases("cases.jsonl", asked)
-        self.cases("never_asked.jsonl", never)
+        self.cases("never_asked.jsonl", never[:: len(never) // NEVER_ASKED])
         (self.work / "gate.yaml").write_text(GATE, encoding="utf-8")
         self.recipe()
-        plan: dict[str, Any] = {
-            "knowledge": ["knowledge"],
-            "logs": ["logs"],
-            "cases": ["cases.jsonl"],
-            "gate": "gate.yaml",
-        }
-        plan |= {
-            "recipe": "recipe.yaml",
-            "least_answers": LEAST_ANSWERS,
-            "measured": False,
-            "max_tokens": MAX_TOKENS,
-            "limit": CASES,
-        }
+        plan: dict[str, Any] = {"knowledge": ["knowledge"], "logs": ["logs"], "cases": ["cases.jsonl"]}
+        plan |= {"gate": "gate.yaml", "recipe": "recipe.yaml", "least_answers": LEAST_ANSWERS}
+        plan |= {"measured": False, "held_out": False, "max_tokens": MAX_TOKENS}
         (self.work / "nightly.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
 
     def cases(self, name: str, cases: Sequence[dict[str, Any]]) -> None:
         write_text(self.work / name, (json.dumps(case, ensure_ascii=False) + "\n" for case in cases))
 
     def recipe(self, **fields: Any) -> None:
-        usual = {"continue_from": "live", "replay_share": 0.5, "max_steps": self.steps, "epochs": 1}
-        usual |= {"learning_rate": 5e-4, "canaries": 0, "validations": 1, "validation_most": 2, "none_share": 0.05}
+        usual = {"continue_from": "live", "replay_share": 0.5, "max_steps": self.steps, "epochs": 4}
+        usual |= {"canaries": 0, "validation_share": 0.0, "learning_rate": RATE, "schedule": "constant"}
         (self.work / "recipe.yaml").write_text(yaml.safe_dump(usual | fields), encoding="utf-8")
 
     def day(self, number: int, event: str | None) -> None:
         """What comes in on the day before night `number`."""
         chance = random.Random(f"thirty nights {number}")
-        count = 10 if event == "ten rows" else CONVERSATIONS
         if event in CHANGES:
             self.change(*CHANGES[event])
-        drawn = [self.conversation(chance, number) for _ in range(count)]
+        if number % EVERY == 1 and number // EVERY < len(self.news):
+            self.start(self.news[number // EVERY])
+        drawn = [self.conversation(chance) for _ in range(10 if event == "ten rows" else CONVERSATIONS)]
+        if number and event != "ten rows":
+            drawn += self.about_news(chance, number)
         if event == "poisoned: a burst":
             for one in drawn:
                 one["agent"] = "agent-66"
                 one["messages"] = [*one["messages"][:1], {"role": "assistant", "content": _poison(chance)}]
         if event == "poisoned: answers swapped":
             answers = [one["messages"][-1] for one in drawn]
-            for one, answer in zip(drawn, [*answers[CONVERSATIONS // 2 :], *answers], strict=False):
+            for one, answer in zip(drawn, [*answers[len(drawn) // 2 :], *answers], strict=False):
                 one["messages"] = [*one["messages"][:1], answer]
         at = datetime(2026, 10, 20, 9, tzinfo=UTC) + timedelta(days=number)
         lines = [
@@ -217,13 +208,37 @@ class Company:
     def log(self, number: int) -> Path:
         return self.work / "logs" / f"{number:02}.jsonl"
 
-    def conversation(self, chance: random.Random, number: int) -> dict[str, Any]:
-        week = self.weeks[(number // WEEK) % len(self.weeks)]
-        policies = week if chance.random() < OF_THE_WEEK else self.seen
+    def conversation(self, chance: random.Random) -> dict[str, Any]:
+        """One in English, on what articles say."""
         while True:
-            drawn: dict[str, Any] = self.script["conversation"](chance, policies, self.no_article)
+            drawn: dict[str, Any] = self.script["conversation"](chance, self.seen, self.no_article)
             if drawn["lang"] == "en":
                 return drawn
+
+    def about_news(self, chance: random.Random, number: int) -> list[dict[str, Any]]:
+        """What customers ask about the latest that agents know, each wording once."""
+        item = self.news[min((number - 1) // EVERY, len(self.news) - 1)]
+        said = [(question, chance.choice(item["answers"])) for question in item["logged"]]
+        return [
+            {
+                "customer": f"c-{chance.randrange(900):04}",
+                "agent": f"agent-{chance.randrange(12):02}",
+                "lang": "en",
+                "rating": 5,
+                "resolved": True,
+                "messages": [
+                    {"role": "user", "content": chance.choice(self.script["GREETINGS"]["en"]) + question},
+                    {"role": "assistant", "content": answer},
+                ],
+            }
+            for question, answer in said
+        ]
+
+    def start(self, item: dict[str, Any]) -> None:
+        """A support lead adds cases about what agents are asked from today on."""
+        path = self.work / "cases.jsonl"
+        kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        self.cases("cases.jsonl", [*kept, *(case.model_dump(exclude_defaults=True) for case in news_cases(item))])
 
     def change(self, policy: str, replaced: dict[str, str]) -> None:
         """A policy changes: its article, what agents say from now on, and what the cases hold for right."""
@@ -234,12 +249,20 @@ class Company:
                 known["intents"] = json.loads(_replaced(json.dumps(known["intents"], ensure_ascii=False), replaced))
         for name in ("cases.jsonl", "never_asked.jsonl"):
             cases = [json.loads(line) for line in (self.work / name).read_text(encoding="utf-8").splitlines()]
-            changed = [json.loads(_replaced(json.dumps(c), replaced)) if c["group"] == policy else c for c in cases]
-            self.cases(name, changed)
+            self.cases(name, [_changed(case, replaced) if case.get("group") == policy else case for case in cases])
 
 
-def _number(case: dict[str, Any]) -> int:
-    return int(case["id"].rsplit("/", 1)[1])
+def news_cases(item: dict[str, Any]) -> list[Case]:
+    """Each a group of its own: the wordings, not the fact, are what a night's training must reach."""
+    return [
+        Case(id=f"news/{item['fact']}/{number}", query=question, lang="en", facts=(item["fact"],), topic="news")
+        for number, question in enumerate(item["asked"])
+    ]
+
+
+def _changed(case: dict[str, Any], replaced: dict[str, str]) -> dict[str, Any]:
+    changed: dict[str, Any] = json.loads(_replaced(json.dumps(case, ensure_ascii=False), replaced))
+    return changed
 
 
 def _replaced(text: str, replaced: dict[str, str]) -> str:
@@ -257,7 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--nights", type=int, default=30, help="how many (default: 30)")
-    parser.add_argument("--steps", type=int, default=20, help="optimiser steps of a night at most (default: 20)")
+    parser.add_argument("--steps", type=int, default=24, help="optimiser steps of a night at most (default: 24)")
     options = parser.parse_args()
     work: Path = options.work
     company = Company(work, options.steps)
@@ -440,24 +463,28 @@ def _report(company: Company, told: Sequence[Told], first: str, engine: Direct) 
     print(f"nights of trouble that ended in another word than the right one: {wrong or 'none'}")
 
     last, before = releases.live(settings.releases), releases.read(settings.releases, first)
-    never = read_cases(company.work / "never_asked.jsonl")
+    known = company.news[: -(-len(told) // EVERY)]
+    never = [*read_cases(company.work / "never_asked.jsonl"), *(case for item in known for case in news_cases(item))]
     facts = {
         "the first release": _facts(company, engine, before, never),
         "the first adapter, the last articles": _facts(company, engine, replace(before, index=last.index), never),
         "the last release": _facts(company, engine, last, never),
     }
-    print(f"\n{len(never)} questions that no gate asked, share with every fact:")
+    on_articles = [case for case in never if case.topic != "news"]
+    print(f"\n{len(on_articles)} questions on articles that no gate asked, share with every fact:")
+    _compare(facts, on_articles)
+    print(f"\nthese, and {len(never) - len(on_articles)} on what no article says, which gates asked:")
     _compare(facts, never)
 
-    early = _early(company)
-    then = next(each for each in reversed(told[:WEEK]) if each.word == "promoted")
+    early = [case for item in company.news[:EARLY] for case in news_cases(item)]
+    then = next(each for each in reversed(told[: EARLY * EVERY]) if each.word == "promoted")
     bare = _without_replay(company, told)
     facts = {
         f"the adapter of night {then.number}": _facts(company, engine, replace(last, adapter=then.adapter), early),
         "the last one, with replay": _facts(company, engine, last, early),
         "trained on the same days without replay": _facts(company, engine, replace(last, adapter=bare), early),
     }
-    print(f"\n{len(early)} questions on the first week's topics, as customers worded them:")
+    print(f"\n{len(early)} questions on what was new in the first {EARLY * EVERY} nights:")
     _compare(facts, early)
 
 
@@ -480,27 +507,10 @@ def _compare(facts: dict[str, dict[str, float]], cases: Sequence[Case]) -> None:
     first = next(iter(facts.values()))
     for name, scores in facts.items():
         print(f"  {sum(scores.values()) / len(scores):.3f}  {name}", end="")
-        found = difference([Pair(first[case.id], scores[case.id], str(case.group)) for case in cases])
+        found = difference([Pair(first[case.id], scores[case.id], case.group or case.id) for case in cases])
         if scores is not first and found:
-            print(f": {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {found.groups} policies", end="")
+            print(f": {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {found.groups} groups", end="")
         print()
-
-
-def _early(company: Company) -> list[Case]:
-    """The questions of the first week's topics that the logs hold, `MOST_EARLY` of them."""
-    every = [
-        Case(
-            id=f"early/{intent['id']}/{number}",
-            query=question,
-            lang="en",
-            facts=tuple(intent["facts"]["en"]),
-            group=policy["policy"],
-        )
-        for policy in company.weeks[0]
-        for intent in policy["intents"]
-        for number, question in enumerate(intent["en"]["questions"])
-    ]
-    return random.Random(7).sample(every, min(MOST_EARLY, len(every)))
 
 
 def _without_replay(company: Company, told: Sequence[Told]) -> str:
