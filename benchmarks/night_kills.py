@@ -78,10 +78,9 @@ TICKETS = {
 """By day; the last of each is about vouchers, and the last two are held out: cases about one article count as one."""
 RECIPE = {"peft": {"r": 2}, "max_steps": 2, "batch_size": 2, "canaries": 0, "general_share": 0, "validation_share": 0.5}
 GATE = """superior: {metric: facts}
-not_worse: [{metric: facts, margin: 2, missing: fail}]
+not_worse: [{metric: facts, margin: 0.05}]
 complete: {least_cases: 10}
 """
-"""The interval of the earlier night's two cases is wide."""
 CASES = 12
 LATER = "chatcmpl-later"
 """The reply that a customer corrects while the night runs."""

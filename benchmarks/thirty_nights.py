@@ -1,13 +1,14 @@
 """Thirty nights of the sample company (synthetic, English): what each came to, and what they add up to.
 
-    python -m benchmarks.thirty_nights --work DIR [--nights 30] [--steps 24]
+    python -m benchmarks.thirty_nights --work DIR [--nights 30] [--steps 40]
 
-Every third day agents come to know something that no article says (nights_news.yaml); customers ask about it, and a
-support lead adds cases, in other words. Some days bring trouble: ten rows only, a broken export, poisoned answers, a
-recipe that diverges, a policy that changes with its article and cases. Every night is the real one, with the smallest
-base. It is accelerated: one passage a question, `--steps` of training that go on from the adapter that serves, and
-answers by transformers. What a person would do in the morning is done: a poisoned or broken file goes, a recipe is put
-right. Some trouble waits for the day after a promotion, since only then it comes alone.
+Every third day agents come to know something that no article says (nights_news.yaml): customers ask about it, and a
+support lead adds cases, in other words. Other days bring too little to train on, which waits. Some days bring trouble:
+ten rows only, a broken export, poisoned answers, a recipe that diverges, a policy that changes with its article and
+cases. Every night is the real one, with the smallest base. It is accelerated: one passage a question, `--steps` of
+training that go on from the adapter that serves, and answers by transformers. What a person would do in the morning is
+done: a poisoned or broken file goes, a recipe is put right. Some trouble waits for the day after a promotion, since
+only then it comes alone.
 
 At the end questions are put to the first release, to the first adapter with the last articles, and to the last release;
 and those on the first news to the adapter that had just learned them, to the last one, and to one that was trained on
@@ -64,12 +65,14 @@ AT_ONCE = 16
 NEWS = Path(__file__).parent / "nights_news.yaml"
 EVERY = 3
 """Days until agents know something new that no article says."""
-CONVERSATIONS = 16
-"""A day, on what articles say; five more are about the news."""
-LEAST_ANSWERS = 8
+CONVERSATIONS = 5
+"""A day, on what articles say; on the day of news five more, on a day of trouble `MANY` in all."""
+MANY = 24
+LEAST_ANSWERS = 14
+"""So days without news wait for more to learn from."""
 EARLY = 2
 """Pieces of news whose memory is looked at in the end."""
-CASES = 30
+CASES = 24
 """Frozen questions on articles; each piece of news adds eight."""
 NEVER_ASKED = 70
 MAX_TOKENS = 40
@@ -147,7 +150,7 @@ class Company:
         every = list(self.script["cases"](self.seen, self.unseen, self.no_article))
         english = [case for case in every if case["lang"] == "en"]
         first = [case for case in english if case["held_out"] == "wording" and case["id"].endswith("/0")]
-        asked = random.Random(7).sample(first, CASES) + [case for case in english if not case["answerable"]][:5]
+        asked = random.Random(7).sample(first, CASES) + [case for case in english if not case["answerable"]][:4]
         never = [case for case in english if case["answerable"] and case not in first]
         self.cases("cases.jsonl", asked)
         self.cases("never_asked.jsonl", never[:: len(never) // NEVER_ASKED])
@@ -162,7 +165,7 @@ class Company:
         write_text(self.work / name, (json.dumps(case, ensure_ascii=False) + "\n" for case in cases))
 
     def recipe(self, **fields: Any) -> None:
-        usual = {"continue_from": "live", "replay_share": 0.5, "max_steps": self.steps, "epochs": 4}
+        usual = {"continue_from": "live", "replay_share": 0.5, "max_steps": self.steps, "epochs": 5}
         usual |= {"canaries": 0, "validation_share": 0.0, "learning_rate": RATE, "schedule": "constant"}
         (self.work / "recipe.yaml").write_text(yaml.safe_dump(usual | fields), encoding="utf-8")
 
@@ -171,11 +174,13 @@ class Company:
         chance = random.Random(f"thirty nights {number}")
         if event in CHANGES:
             self.change(*CHANGES[event])
-        if number % EVERY == 1 and number // EVERY < len(self.news):
-            self.start(self.news[number // EVERY])
-        drawn = [self.conversation(chance) for _ in range(10 if event == "ten rows" else CONVERSATIONS)]
-        if number and event != "ten rows":
-            drawn += self.about_news(chance, number)
+        news = self.news[number // EVERY] if number % EVERY == 1 and number // EVERY < len(self.news) else None
+        if news:
+            self.start(news)
+        count = 10 if event == "ten rows" else CONVERSATIONS if event is None or event in CHANGES else MANY
+        drawn = [self.conversation(chance) for _ in range(count)]
+        if news:
+            drawn += self.about_news(chance, news)
         if event == "poisoned: a burst":
             for one in drawn:
                 one["agent"] = "agent-66"
@@ -215,9 +220,8 @@ class Company:
             if drawn["lang"] == "en":
                 return drawn
 
-    def about_news(self, chance: random.Random, number: int) -> list[dict[str, Any]]:
-        """What customers ask about the latest that agents know, each wording once."""
-        item = self.news[min((number - 1) // EVERY, len(self.news) - 1)]
+    def about_news(self, chance: random.Random, item: dict[str, Any]) -> list[dict[str, Any]]:
+        """What customers ask about what agents know since today."""
         said = [(question, chance.choice(item["answers"])) for question in item["logged"]]
         return [
             {
@@ -280,7 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--nights", type=int, default=30, help="how many (default: 30)")
-    parser.add_argument("--steps", type=int, default=24, help="optimiser steps of a night at most (default: 24)")
+    parser.add_argument("--steps", type=int, default=40, help="optimiser steps of a night at most (default: 40)")
     options = parser.parse_args()
     work: Path = options.work
     company = Company(work, options.steps)
