@@ -136,7 +136,7 @@ class Found:
     lost: bool = False
     """No night learned the feedback."""
     differs: list[str] = field(default_factory=list)
-    left: Counter[str] = field(default_factory=Counter)
+    left: list[str] = field(default_factory=list)
     """What a night that was left alone does not leave behind."""
 
 
@@ -323,7 +323,7 @@ def killed(place: Place, kill: Kill, alone: Undisturbed) -> Found:
     found.lost = _corrected(place.home) not in {part for night in end.nights for part in night[-1]}
     if end not in alone.outcomes:
         found.differs.append(_difference(end, alone.outcomes))
-    found.left.update(left(_paths(place.home) - alone.paths))
+    found.left += left(_paths(place.home) - alone.paths)
     return found
 
 
@@ -465,7 +465,7 @@ def _show(found: Sequence[tuple[Kill, Found]], alone: Undisturbed) -> int:
         where = f"{kill.rename[1]} {alone.renames[kill.rename[0] - 1]}" if kill.rename else f"at {kill.at_cpu_s} CPU s"
         lost = ["the feedback is lost"] if each.lost else []
         print(f"killed {where}: {'; '.join([*each.half, *lost, *each.differs])}")
-    for what, count in sum((each.left for _, each in found), Counter[str]()).most_common(SHOWN):
+    for what, count in Counter(kind for _, each in found for kind in each.left).most_common(SHOWN):
         print(f"left behind: {count:5} × {what}")
     return int(bool(bad))
 

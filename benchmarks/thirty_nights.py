@@ -65,9 +65,8 @@ AT_ONCE = 16
 NEWS = Path(__file__).parent / "nights_news.yaml"
 EVERY = 3
 """Days until agents know something new that no article says."""
-CONVERSATIONS = 5
-"""A day, on what articles say; on the day of news five more, on a day of trouble `MANY` in all."""
-MANY = 24
+FEW, SOME, MANY = 3, 10, 24
+"""Conversations on what articles say: of a day, of a day with news, of a day that brings trouble."""
 LEAST_ANSWERS = 14
 """So days without news wait for more to learn from."""
 EARLY = 2
@@ -177,7 +176,8 @@ class Company:
         news = self.news[number // EVERY] if number % EVERY == 1 and number // EVERY < len(self.news) else None
         if news:
             self.start(news)
-        count = 10 if event == "ten rows" else CONVERSATIONS if event is None or event in CHANGES else MANY
+        count = MANY if event and event not in CHANGES else SOME if news or not number else FEW
+        count = 10 if event == "ten rows" else count
         drawn = [self.conversation(chance) for _ in range(count)]
         if news:
             drawn += self.about_news(chance, news)
