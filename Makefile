@@ -7,13 +7,16 @@ WORK ?= /tmp/bench
 pip = .venv/bin/python -m pip install --disable-pip-version-check --quiet --progress-bar off --no-deps --require-hashes
 gemma := $(if $(findstring gemma,$(BASE)),.venv/gemma)
 
-.PHONY: run test test-gpu check bench-retrieval bench-serving lock help clean
+.PHONY: run test test-slow test-gpu check bench-retrieval bench-serving lock help clean
 
 run: .venv/installed $(gemma)  ## everything, on CPU: index, train, serve, ask three questions, stay up [BASE=gemma3-270m]
 	.venv/bin/assistant run --base $(BASE)
 
 test: .venv/installed  ## the tests, on CPU, a real engine included
 	.venv/bin/python -m pytest
+
+test-slow: .venv/installed .venv/gemma  ## a correction's way from the chat page through a night to the next answer, en and zh
+	.venv/bin/python -m pytest -m slow
 
 test-gpu: .venv/installed  ## the tests that need a CUDA device [ENGINE=gpu]
 	.venv/bin/python -m pytest -m gpu

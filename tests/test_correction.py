@@ -104,6 +104,7 @@ without_gemma = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("story", [ENGLISH, pytest.param(CHINESE, marks=without_gemma)], ids=["english", "chinese"])
 def test_what_a_customer_corrects_today_the_same_service_answers_tomorrow(
     story: Story, browser: Browser, models: Path, tmp_path: Path
