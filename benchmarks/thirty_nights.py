@@ -1,6 +1,6 @@
 """Thirty nights of the sample company (synthetic, English): what each came to, and what they add up to.
 
-    python -m benchmarks.thirty_nights --work DIR [--nights 30] [--steps 30]
+    python -m benchmarks.thirty_nights --work DIR [--nights 30] [--steps 40]
 
 Every third day agents come to know something that no article says (nights_news.yaml): customers ask about it, and a
 support lead adds cases, in other words. Other days bring too little to train on, which waits. Some days bring trouble:
@@ -79,7 +79,7 @@ RATE = 1e-3
 GATE = """superior: {metric: facts}
 not_worse:
   - {metric: chrF, margin: 0.05}
-  - {metric: abstention, margin: 0.15}
+  - {metric: abstention, margin: 0.2}
   - {metric: right language, margin: 0.1}
 complete: {most_failed: 0.02, least_cases: 30}
 """
@@ -285,7 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--nights", type=int, default=30, help="how many (default: 30)")
-    parser.add_argument("--steps", type=int, default=30, help="optimiser steps of a night at most (default: 30)")
+    parser.add_argument("--steps", type=int, default=40, help="optimiser steps of a night at most (default: 40)")
     options = parser.parse_args()
     work: Path = options.work
     company = Company(work, options.steps)
