@@ -286,10 +286,12 @@ def _go_live(releases: Path, name: str) -> None:
     pointer = releases / "live"
     if pointer.exists() and pointer.read_text(encoding="utf-8").strip() == name:
         return
-    with storage_errors(releases / "history"), (releases / "history").open("a", encoding="utf-8") as file:
-        file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {name}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    changes = history(releases)
+    if not changes or changes[-1].release != name:  # a crash may have come between the two
+        with storage_errors(releases / "history"), (releases / "history").open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {name}\n")
+            file.flush()
+            os.fsync(file.fileno())
     write_text(pointer, name + "\n")
 
 

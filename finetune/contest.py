@@ -47,26 +47,25 @@ def evaluate(course: Course, challenger: Release) -> tuple[Results, Results | No
     name = f"night-{course.id}" + ("" if challenger.adapter != course.champion.adapter else "-articles")
     folder, before = settings.evaluations / name, settings.evaluations / f"{name}-earlier"
     if (folder / "report.json").exists():
-        return report.read(folder), report.read(before) if before.exists() else None
+        return report.read(folder), report.read(before) if (before / "report.json").exists() else None
     frozen = read_cases(plan.cases, limit=plan.limit)
     answers: dict[str, dict[str, Answer]] = {}
     with _both(course, challenger) as assistants:
         held_out = _held_out(course, assistants["challenger"].index) if plan.held_out else []
         known = {case.id for case in (*frozen, *held_out)}
         earlier = [case for case in _earlier(course) if case.id not in known]
-        for name, assistant in assistants.items():
+        for arm, assistant in assistants.items():
             with served(assistant) as url:
                 asker = Asker(url, settings.evaluations / "asked", max_tokens=plan.max_tokens, run=course.id)
-                answers[name] = asker.ask([*frozen, *held_out, *earlier], [WAY]).of(WAY)
+                answers[arm] = asker.ask([*frozen, *held_out, *earlier], [WAY]).of(WAY)
     write_text(
         course.folder / "held_out.jsonl", (f"{case.model_dump_json(exclude_defaults=True)}\n" for case in held_out)
     )
     results = _compared(course, name, challenger, [*frozen, *held_out], answers)
-    report.write(results, folder)
-    if not earlier:
-        return results, None
-    again = _compared(course, f"{name}-earlier", challenger, earlier, answers)
-    report.write(again, before)
+    again = _compared(course, f"{name}-earlier", challenger, earlier, answers) if earlier else None
+    if again:
+        report.write(again, before)
+    report.write(results, folder)  # last: a night that goes on takes its `report.json` for all of it
     return results, again
 
 

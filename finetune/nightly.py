@@ -177,9 +177,13 @@ def _ended(folder: Path) -> bool:
 def _promote_last(settings: Settings) -> None:
     """Make the last night's challenger live, if it won; a crash may have come between the word and the deed."""
     last = nights.read_all(settings.home / "nights")[-1:]
-    served = {entry.release for entry in releases.history(settings.releases)}
-    if last and last[0].word == "promoted" and last[0].challenger not in served:
-        releases.promote(settings.releases, str(last[0].challenger))
+    if not last or last[0].word != "promoted":
+        return
+    challenger, changes = str(last[0].challenger), [entry.release for entry in releases.history(settings.releases)]
+    # The history is written before the pointer.
+    halfway = changes[-1:] == [challenger] and releases.live(settings.releases).id != challenger
+    if challenger not in changes or halfway:
+        releases.promote(settings.releases, challenger)
 
 
 def _clear_trial(settings: Settings) -> None:

@@ -46,9 +46,10 @@ def write(results: Results, folder: Path) -> Path:
     page = templates.get_template("page.html.j2").render(
         results=results, views=views, style=style, script=script, script_digest=digest
     )
-    write_text(folder / "report.json", json.dumps(asdict(results), ensure_ascii=False, indent=1) + "\n")
     write_text(folder / "report.md", templates.get_template("report.md.j2").render(results=results, views=views))
     write_text(folder / "report.html", page)
+    # Last: who finds it takes the report for written.
+    write_text(folder / "report.json", json.dumps(asdict(results), ensure_ascii=False, indent=1) + "\n")
     return folder / "report.html"
 
 
