@@ -15,7 +15,7 @@ run: .venv/installed $(gemma)  ## everything, on CPU: index, train, serve, ask t
 test: .venv/installed  ## the tests, on CPU, a real engine included
 	.venv/bin/python -m pytest
 
-test-slow: .venv/installed .venv/gemma  ## a correction's way from the chat page through a night to the next answer, en and zh
+test-slow: .venv/installed .venv/gemma  ## tests of minutes, among them a correction's way from the chat page to the next answer
 	.venv/bin/python -m pytest -m slow
 
 test-gpu: .venv/installed  ## the tests that need a CUDA device [ENGINE=gpu]

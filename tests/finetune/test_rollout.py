@@ -174,6 +174,7 @@ def test_a_challenger_that_breaks_a_guardrail_on_customers_is_kept_with_the_figu
     assert canary.read(tried.settings.releases) is None
 
 
+@pytest.mark.slow
 def test_a_person_may_take_the_challenger_off_trial(tried: Company) -> None:
     on_customers(tried, hours=1)
     folder = tried.settings.releases
@@ -234,6 +235,7 @@ def test_a_service_that_is_named_must_answer(tried: Company) -> None:
     assert again is not None and (again.word, again.id) == ("promoted", night.id)
 
 
+@pytest.mark.slow
 def test_a_service_with_keys_is_asked_with_the_key_of_an_administrator(
     tried: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
