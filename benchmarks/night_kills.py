@@ -92,7 +92,7 @@ HEAVY = (
 """What a night imports: here once, for all that are forked."""
 RUNS, PATIENCE_S = 6, 3600
 """A night that was killed must come to its end within so many more, each within so long."""
-SHOWN = 20
+SHOWN, MOST_CHARACTERS = 20, 300
 POLL_S = 0.1
 Moment = tuple[float, Callable[[], object] | None]
 """After so many CPU seconds of a night something is done; None: it is killed."""
@@ -356,8 +356,14 @@ def _difference(end: Outcome, outcomes: Sequence[Outcome]) -> str:
     def differing(other: Outcome) -> list[str]:
         return [name for name in vars(end) if getattr(end, name) != getattr(other, name)]
 
+    def told(name: str) -> str:
+        mine, its = getattr(end, name), getattr(nearest, name)
+        if isinstance(mine, tuple):
+            mine, its = [each for each in mine if each not in its], [each for each in its if each not in mine]
+        return f"{name} {mine}, not {its}"[:MOST_CHARACTERS]
+
     nearest = min(outcomes, key=lambda other: len(differing(other)))
-    return "; ".join(f"{name} {getattr(end, name)} for {getattr(nearest, name)}" for name in differing(nearest))
+    return "; ".join(map(told, differing(nearest)))
 
 
 def half(home: Path, allowed: frozenset[str]) -> list[str]:
