@@ -32,10 +32,12 @@ class _Serving:
 
 
 class Live:
-    """The assistant that new requests get, the one on trial, and those that still answer earlier requests."""
+    """The assistant that new requests get, the one before, the one on trial, and those that still answer requests."""
 
     def __init__(self, assistant: Assistant) -> None:
         self._current = _Serving(assistant)
+        self._before: _Serving | None = None
+        """What was live before stays loaded: an engine under load takes a new adapter after many seconds."""
         self._retired: list[_Serving] = []
         self._canary: _Serving | None = None
         self.trial: Trial | None = None
@@ -76,8 +78,21 @@ class Live:
 
     def switch(self, assistant: Assistant) -> None:
         """Give new requests `assistant`."""
-        self._retired.append(self._current)
-        self._current = _Serving(assistant)
+        self._succeed(_Serving(assistant))
+
+    def can_go_back(self, release: str) -> bool:
+        """Whether `release` is the one before."""
+        return self._before is not None and self._before.assistant.release == release
+
+    def go_back(self) -> None:
+        """Give new requests the assistant before; the present one is then the one before."""
+        assert self._before is not None, "one was live before"
+        self._current, self._before = self._before, self._current
+
+    def _succeed(self, next: _Serving) -> None:
+        if self._before:
+            self._retired.append(self._before)
+        self._before, self._current = self._current, next
 
     def try_out(self, assistant: Assistant) -> None:
         """Hold `assistant` beside the current one, for those requests that are given it."""
@@ -86,8 +101,8 @@ class Live:
     def take_over(self) -> None:
         """Give new requests the assistant on trial, which goes on as it is."""
         assert self._canary is not None, "one is on trial"
-        self._retired.append(self._current)
-        self._current, self._canary, self.trial = self._canary, None, None
+        self._succeed(self._canary)
+        self._canary, self.trial = None, None
 
     def drop(self) -> None:
         """End what is on trial."""
@@ -103,8 +118,8 @@ class Live:
 
     @property
     def kept(self) -> list[Assistant]:
-        """The current assistant, the one on trial, and those that still answer."""
-        beside = [self._canary] if self._canary else []
+        """The current assistant, the one before, the one on trial, and those that still answer."""
+        beside = [serving for serving in (self._before, self._canary) if serving]
         return [serving.assistant for serving in (self._current, *beside, *self._retired)]
 
 
@@ -121,6 +136,8 @@ async def follow(live: Live, settings: Settings, process: EngineProcess | None) 
             if tried or wanted != seen:
                 if tried:
                     live.take_over()
+                elif live.can_go_back(wanted):
+                    live.go_back()
                 else:
                     live.switch(await opened(settings, release, live.assistant, process))
                 seen, told = wanted, ""

@@ -54,12 +54,12 @@ class LoadingEngine:
 
 @pytest.fixture
 def settings(tmp_path: Path, keywords, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """A home with the adapters a1 and a2, and the release of a1 live."""
+    """A home with the adapters a1, a2 and b1, and the release of a1 live."""
     settings = read_settings(home=tmp_path, on_sensitive_miss="adapter")
     (tmp_path / "knowledge").mkdir()
     (tmp_path / "knowledge" / "a.md").write_text("# Refunds\n\nA refund takes 90 days.\n")
     built = build([tmp_path / "knowledge"], settings.indexes, keywords, redact)
-    for name in ("a1", "a2"):
+    for name in ("a1", "a2", "b1"):
         (settings.adapters / name).mkdir(parents=True)
         (settings.adapters / name / "adapter_config.json").write_text(json.dumps({"r": 8}))
         (settings.adapters / name / "training.json").write_text(json.dumps({"recipe": {"quantize": "nf4"}}))
@@ -116,15 +116,31 @@ async def ask(live: Live, between: Callable[[], Awaitable[None]]) -> tuple[str, 
 def test_an_answer_ends_on_the_adapter_that_it_began_with(settings: Settings, keywords) -> None:
     async def work(live: Live, engine: LoadingEngine) -> None:
         async def change() -> None:
-            releases.publish(settings.releases, adapter="a2")
-            await until(lambda: live.assistant.adapter == "a2")
-            assert engine.adapters == ["a1", "a2"]
-            assert await ask(live, between=nothing) == ("a2", "a2")
+            for adapter in ("a2", "b1"):
+                releases.publish(settings.releases, adapter=adapter)
+                await until(lambda adapter=adapter: live.assistant.adapter == adapter)
+                assert await ask(live, between=nothing) == (adapter, adapter)
+            assert engine.adapters == ["a1", "a2", "b1"]
 
         assert await ask(live, between=change) == ("a1", "a1")
-        await until(lambda: engine.adapters == ["a2"])
+        await until(lambda: engine.adapters == ["a2", "b1"])
 
-    assert list(followed(settings, keywords, work).adapters) == ["a2"]
+    assert list(followed(settings, keywords, work).adapters) == ["a2", "b1"]
+
+
+def test_what_was_live_before_stays_loaded_to_go_back_to(settings: Settings, keywords) -> None:
+    """Under load an engine on a CPU took up an adapter after seventeen seconds, and with it each rollback."""
+
+    async def work(live: Live, engine: LoadingEngine) -> None:
+        releases.publish(settings.releases, adapter="a2")
+        await until(lambda: live.assistant.adapter == "a2")
+        engine.down = True  # nothing can be loaded
+        releases.rollback(settings.releases)
+        await until(lambda: live.assistant.adapter == "a1")
+        releases.rollback(settings.releases)
+        await until(lambda: live.assistant.adapter == "a2")
+
+    followed(settings, keywords, work)
 
 
 async def nothing() -> None:
