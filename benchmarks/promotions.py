@@ -3,7 +3,7 @@
     python -m benchmarks.promotions --work DIR [--times 20] [--clients 16]
 
 Two adapters of the smallest base are trained for a moment, on the same logs from different seeds, and served by
-`assistant serve` with vLLM. While `--clients` ask without a pause, the second is promoted and rolled back in turns.
+`assistant serve` with vLLM. While `--clients` ask again and again, the second is promoted and rolled back in turns.
 Which adapter answered is read off the probabilities of its first words: both adapters' are taken beforehand, when only
 one can answer, and each answer's must be nearer to those of the adapter that it names than to the other's.
 """
@@ -11,6 +11,7 @@ one can answer, and each answer's must be nearer to those of the adapter that it
 import argparse
 import asyncio
 import json
+import random
 import runpy
 import sys
 import time
@@ -38,6 +39,8 @@ WORDS = 6
 UNSEEN = -12.0
 """Log probability of a word that is not among the engine's likeliest."""
 HUNG_S = 60
+PAUSE_S = 10.0
+"""Longest that a client waits before it asks again."""
 QUESTION = "How long do I have to ask for my money back?"
 
 
@@ -104,11 +107,12 @@ async def _switched(
             known[probe.adapter] = probe.likeliest
         ended = asyncio.Event()
 
-        async def one_after_another() -> None:
+        async def one_after_another(chance: random.Random) -> None:
             while not ended.is_set():
+                await asyncio.sleep(chance.uniform(0, PAUSE_S))  # else all begin as one, under the same release
                 probes.append(await _ask(session, url))
 
-        clients = [asyncio.ensure_future(one_after_another()) for _ in range(options.clients)]
+        clients = [asyncio.ensure_future(one_after_another(random.Random(i))) for i in range(options.clients)]
         await asyncio.sleep(5)
         for _ in range(options.times):
             for kind in seconds:
