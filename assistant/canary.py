@@ -7,10 +7,8 @@ A customer who gets it keeps it, also when the share grows. What is asked for by
 whatever the share is, for an admin's key; such requests are probes, and leave no transcript.
 """
 
-import asyncio
 import hashlib
 import logging
-import time
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,9 +26,6 @@ MODEL = "assistant:canary"
 ARM = "canary"
 SLACK = timedelta(minutes=15)
 """How long a trial goes on after its time, for whoever began it to promote it: nothing is then loaded twice."""
-_GUARD_S = 60.0
-_GUARD_SHARE = 0.1
-"""Of the time, at most, that the guardrails are being computed."""
 _log = logging.getLogger("assistant")
 
 
@@ -163,23 +158,6 @@ def dealt(trial: Trial, tenant: str, customer: str | None, conversation: str | N
         return None
     hashed = hashlib.sha256(unit.encode("utf-8", "replace")).hexdigest()[:16]
     return Assignment(trial.experiment.name, ARM, hashed, opening, "assistant")
-
-
-async def watch(folder: Path, state: State, guard: Guard, every_s: float = _GUARD_S) -> None:
-    """Stop what is on trial once it breaks a guardrail, until cancelled."""
-    told = ""
-    pause_s = every_s
-    while True:
-        await asyncio.sleep(pause_s)
-        started = time.monotonic()
-        try:
-            await asyncio.to_thread(stop_broken, folder, state, guard)
-            told = ""
-        except Exception as error:  # whatever is wrong with the figures, customers go on being answered
-            if str(error) != told:
-                _log.error("the guardrails of the canary are not watched for now: %s", error)
-            told = str(error)
-        pause_s = max(every_s, (time.monotonic() - started) / _GUARD_SHARE)
 
 
 def stop_broken(folder: Path, state: State, guard: Guard) -> None:

@@ -2,15 +2,18 @@
 
 import http.client
 import json
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from retrieval.errors import EngineError, EngineUnavailable, InputError, Overloaded
 
 CHAT = "/v1/chat/completions"
+_ATTEMPTS = 5
+_Result = TypeVar("_Result")
 
 
 def complete(url: str, model: str, messages: list[dict[str, str]], key: str | None = None) -> dict[str, Any]:
@@ -84,3 +87,13 @@ def _ask(url: str, path: str, key: str | None, body: dict[str, Any] | None = Non
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", None) or error or type(error).__name__
         raise EngineUnavailable(f"nothing answers at {url} ({reason}); start it with: assistant serve") from None
+
+
+def patiently(ask: Callable[[], _Result]) -> _Result:
+    """What `ask` returns, asked again while the service is busy."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return ask()
+        except Overloaded as error:
+            time.sleep(error.retry_after_s)
+    return ask()

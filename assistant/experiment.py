@@ -257,19 +257,19 @@ class Experiments:
         return _stamp(self._path), _stamp(stops_path(self._path))
 
 
-async def watch(experiments: Experiments, state: State, guard: Guard, every_s: float = _GUARD_S) -> None:
-    """Stop arms that break a guardrail, until cancelled."""
+async def watch(look: Callable[[], None], what: str, every_s: float = _GUARD_S) -> None:
+    """Have `look` stop what breaks a guardrail of `what`, again and again, until cancelled."""
     told = ""
     pause_s = every_s
     while True:
         await asyncio.sleep(pause_s)
         started = time.monotonic()
         try:
-            await asyncio.to_thread(experiments.stop, state, guard)
+            await asyncio.to_thread(look)
             told = ""
         except Exception as error:  # whatever is wrong with the figures, customers go on being answered
             if str(error) != told:
-                _log.error("the guardrails of the experiment are not watched for now: %s", error)
+                _log.error("the guardrails of %s are not watched for now: %s", what, error)
             told = str(error)
         pause_s = max(every_s, (time.monotonic() - started) / _GUARD_SHARE)
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -246,9 +247,10 @@ async def _background(settings: Settings, service: Service, process: EngineProce
         group.create_task(follow(service.live, settings, process))
         group.create_task(_prune(settings, service.state))
         if guard and service.experiments:
-            group.create_task(watch(service.experiments, service.state, guard))
+            group.create_task(watch(partial(service.experiments.stop, service.state, guard), "the experiment"))
         if guard:
-            group.create_task(canary.watch(settings.releases, service.state, guard))
+            look = partial(canary.stop_broken, settings.releases, service.state, guard)
+            group.create_task(watch(look, "the canary"))
         if process:
             group.create_task(process.watch(service.metrics.engine_restarts.inc, lambda: service.admission.running))
 

@@ -8,21 +8,21 @@ import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
-from assistant.client import get, post, stream
+from assistant.client import get, patiently, post, stream
 from assistant.redaction import Redactor
 from eval.answers import Answer, Cost, Shown, read_answers, written
 from eval.cases import Case
 from eval.metrics import Score
-from retrieval.errors import EngineError, InputError, Overloaded, SupportError
+from retrieval.errors import EngineError, InputError, SupportError
 from retrieval.files import alone, content_id
 
 ARMS = ("rag", "rag+lora", "base", "lora", "quoted")
@@ -30,8 +30,6 @@ CONCURRENCY = 8
 BLOCK = 4 * CONCURRENCY
 """Cases asked of one arm before it is the next one's turn: whatever slows the machine for a while slows all of them."""
 SEED = 7
-_ATTEMPTS = 5
-_Result = TypeVar("_Result")
 _USED = re.compile(r"^assistant_processes_(cpu_seconds|memory_bytes) (\S+)$", re.MULTILINE)
 
 
@@ -116,7 +114,7 @@ class Asker:
             return Score(None)
         body = {"model": f"assistant:{way}", "messages": case.conversation(), "answer": case.reference}
         try:
-            told = _patiently(lambda: post(self.url, "/v1/likelihood", self._key, body))
+            told = patiently(lambda: post(self.url, "/v1/likelihood", self._key, body))
         except SupportError as error:
             return Score(None, str(error))
         return Score(math.exp(-told["log_probability"] / told["tokens"]) if told["tokens"] else None)
@@ -126,7 +124,7 @@ class Asker:
     ) -> None:
         """Ask the cases at once; CPU time is divided evenly among them, since they shared every step of the engine."""
         before_s = self._cpu_s()
-        jobs = {pool.submit(_patiently, partial(self._answer, case, way)): case for case in block}
+        jobs = {pool.submit(patiently, partial(self._answer, case, way)): case for case in block}
         answered: list[tuple[Case, Answer]] = []
         for job in as_completed(jobs):
             bar.update()
@@ -235,16 +233,6 @@ class Asker:
 
 class ReleaseChanged(InputError):
     """The service answered by other parts than those that the evaluation began with."""
-
-
-def _patiently(ask: Callable[[], _Result]) -> _Result:
-    """What `ask` returns, asked again while the service is busy."""
-    for _ in range(_ATTEMPTS - 1):
-        try:
-            return ask()
-        except Overloaded as error:
-            time.sleep(error.retry_after_s)
-    return ask()
 
 
 def _key(case: Case) -> str:

@@ -420,7 +420,8 @@ def _forget(course: Course, step: str) -> None:
     for name in STEPS[STEPS.index(step) :]:
         (course.folder / f"{name}.json").unlink(missing_ok=True)
         if name == "evaluate":
-            (course.settings.evaluations / f"night-{course.id}" / "report.json").unlink(missing_ok=True)
+            for report_file in course.settings.evaluations.glob(f"night-{course.id}*/report.json"):
+                report_file.unlink()
     (course.folder / "night.json").unlink(missing_ok=True)
 
 

@@ -9,15 +9,14 @@ Nothing is decided twice: a night that was killed goes on with the trial that is
 import json
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from assistant import canary, releases
 from assistant.canary import SLACK, Trial
-from assistant.client import CHAT, get, post
+from assistant.client import CHAT, get, patiently, post
 from eval import scorers
 from eval.asking import SEED
 from eval.cases import read_cases
@@ -28,8 +27,6 @@ _LOADS_S = 120.0
 """What a service may take to be ready, or to load a release."""
 _GOES_LIVE_S = 10.0
 _LOOK_S = 2.0
-_ATTEMPTS = 5
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ def _golden_missed(course: Course, url: str, release: str) -> list[str]:
     most = {"max_tokens": course.plan.max_tokens} if course.plan.max_tokens else {}
     for case in read_cases(course.plan.golden) if course.plan.golden else ():
         body = {"model": canary.MODEL, "messages": case.conversation(), "temperature": 0.0, "seed": SEED, **most}
-        reply = _patiently(partial(post, url, CHAT, _key(), body))
+        reply = patiently(partial(post, url, CHAT, _key(), body))
         made = reply["assistant"]
         if made["release"] != release or made["degraded"]:
             how = f"without {' and '.join(made['degraded'])}" if made["degraded"] else f"by {made['release']}"
@@ -204,13 +201,3 @@ def _parts(url: str) -> dict[str, Any]:
 
 def _key() -> str | None:
     return os.environ.get("ASSISTANT_API_KEY")
-
-
-def _patiently(ask: Callable[[], _Result]) -> _Result:
-    """What `ask` returns, asked again while the service is busy."""
-    for _ in range(_ATTEMPTS - 1):
-        try:
-            return ask()
-        except Overloaded as error:
-            time.sleep(error.retry_after_s)
-    return ask()

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from assistant.cli import main
 from assistant.engine import Engine
 from assistant.engine_process import free_port
 from assistant.exchange import Service
-from assistant.experiment import Bound, Experiment, Experiments, Guard, Stop
+from assistant.experiment import Bound, Experiment, Experiments, Guard, Stop, watch
 from assistant.live import Live, follow
 from assistant.metrics import Metrics
 from assistant.policy import read_policy
@@ -161,7 +162,7 @@ def running(
     async def beside() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(follow(service.live, settings, None))
-            group.create_task(canary.watch(settings.releases, service.state, guard, 0.05))
+            group.create_task(watch(partial(canary.stop_broken, settings.releases, service.state, guard), "it", 0.05))
 
     port = free_port()
     app = create_app(service, settings, b"secret", beside)
@@ -446,7 +447,8 @@ def test_a_guard_that_fails_is_told_once_and_leaves_the_trial(
         raise StorageError("the database is away")
 
     async def run() -> None:
-        watching = asyncio.create_task(canary.watch(settings.releases, None, guard, 0.01))  # type: ignore[arg-type]
+        look = partial(canary.stop_broken, settings.releases, None, guard)  # type: ignore[arg-type]
+        watching = asyncio.create_task(watch(look, "it", 0.01))
         while len(looks) < 3:
             await asyncio.sleep(0.01)
         watching.cancel()

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +289,7 @@ def experimenting(index, engine: FakeEngine, path: Path, state: State, metrics: 
             tracer=Tracer(),
             experiments=experiments,
         )
-        background = (lambda: watch(experiments, state, guard, 0.01)) if guard else None
+        background = (lambda: watch(partial(experiments.stop, state, guard), "it", 0.01)) if guard else None
         client = TestClient(create_app(service, settings, b"secret", background), raise_server_exceptions=False)
         opened.append(client)
         return client.__enter__()

@@ -22,6 +22,7 @@ from assistant.redaction import redact_article
 from assistant.settings import Settings
 from benchmarks.stub_engine import Pace, in_place_of_vllm
 from finetune import contest, night_metrics, nightly, nights
+from finetune.course import Course
 from finetune.nightly import Busy
 from finetune.plan import read_plan
 from finetune.recipe import Recipe
@@ -248,6 +249,18 @@ def test_changed_articles_go_live_though_the_new_adapter_is_refused_and_its_logs
     company.logs("day1", "transfer")
     second = company.night()
     assert second is not None and second.counts["new"] == 2
+
+
+def test_all_evaluations_of_a_night_are_made_anew_where_that_is_asked_for(company: Company) -> None:
+    """`--from evaluate` took the old report of a night that had only articles."""
+    folder = company.settings.evaluations
+    for name in ("night-n1", "night-n1-articles", "night-n1-articles-earlier", "night-n2"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "report.json").write_text("{}")
+    plan = read_plan(company.folder / "nightly.yaml")
+    course = Course(company.settings, plan, company.live, print, id="n1", folder=company.folder / "n1")
+    nightly._forget(course, "evaluate")
+    assert [path.parent.name for path in folder.glob("*/report.json")] == ["night-n2"]
 
 
 def test_a_night_whose_engine_fails_is_failed_and_goes_on_where_it_was_when_started_again(
