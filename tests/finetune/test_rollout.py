@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from assistant.canary import SLACK, Stopped, Trial
 from assistant.chat import Assistant
 from assistant.engine_process import free_port
 from assistant.exchange import Service
-from assistant.experiment import Experiment, Guard, Stop
+from assistant.experiment import Experiment, Guard, Stop, watch
 from assistant.live import Live, follow
 from assistant.live_index import open_index
 from assistant.metrics import Metrics
@@ -79,7 +80,7 @@ def customers(company: Company, engine: Engine, guard: Guard = lambda *_: []) ->
     async def beside() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(follow(service.live, settings, None))
-            group.create_task(canary.watch(settings.releases, service.state, guard, 0.05))
+            group.create_task(watch(partial(canary.stop_broken, settings.releases, service.state, guard), "it", 0.05))
 
     app = create_app(service, settings, b"secret", beside)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=settings.port, log_level="warning"))
