@@ -28,7 +28,7 @@ from assistant.live_index import open_index
 from assistant.redaction import redact_article
 from assistant.releases import Release
 from assistant.trial import served
-from benchmarks.direct_engine import Direct, both
+from benchmarks.direct_engine import Direct, assistant_of, both
 from benchmarks.nights_company import AT_ONCE, BASE, CHANGES, EVERY, MAX_TOKENS, Company, news_cases
 from eval import asking, report, scorers
 from eval.asking import Asker
@@ -194,7 +194,7 @@ def _facts(company: Company, engine: Direct, release: Release, cases: Sequence[C
     assert release.index and release.adapter
     index = open_index(company.settings, release.index)
     try:
-        assistant = _assistant(company.settings, release, index, engine)
+        assistant = assistant_of(company.settings, release, index, engine)
         with served(assistant) as url:
             asker = Asker(url, company.settings.evaluations / "asked", max_tokens=MAX_TOKENS)
             answers = asker.ask(cases, [contest.WAY]).of(contest.WAY)
