@@ -52,9 +52,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15, help="training time of each way (default: 15)")
     parser.add_argument("--cases", type=int, default=240, help="questions asked (default: 240)")
     options = parser.parse_args()
-    cases, shown = _sample(options.work)
+    cases, shown = sample(options.work)
     chance = random.Random(7)
-    unseen = _spread([case for case in cases if case.held_out == "policy" and case.scope == "in"], options.cases)
+    unseen = spread([case for case in cases if case.held_out == "policy" and case.scope == "in"], options.cases)
     outside = [case for case in cases if case.scope != "in"]
     seen = chance.sample([case for case in cases if case.held_out == "wording"], DEVELOPMENT + shown)
     examples, development = seen[:shown], seen[shown:]
@@ -104,7 +104,7 @@ def main() -> None:
     (options.work / "answers.jsonl").write_text(lines, encoding="utf-8")
 
 
-def _sample(work: Path) -> tuple[list[Case], int]:
+def sample(work: Path) -> tuple[list[Case], int]:
     """The English cases, and how many worked examples the prompts need; logs are written beside."""
     script = runpy.run_path(str(ROOT / "samples" / "make_logs.py"))
     if not (work / "samples" / "cases.jsonl").exists():
@@ -113,7 +113,7 @@ def _sample(work: Path) -> tuple[list[Case], int]:
     return read_cases(work / "samples" / "cases.jsonl", "en"), most
 
 
-def _spread(cases: Sequence[Case], count: int) -> list[Case]:
+def spread(cases: Sequence[Case], count: int) -> list[Case]:
     """`count` cases, of every intent as many as of any other."""
     shuffled = random.Random(7).sample(list(cases), len(cases))
     taken: dict[str, int] = {}

@@ -25,7 +25,7 @@ class Direct:
         self._settings, self._at_once = settings, at_once
         self._base = served_folder(base, settings.models, "nf4")
         self._tokenizer = load_tokenizer(self._base)
-        self._loaded: tuple[str, Any] = ("", None)
+        self._loaded: tuple[str | None, Any] = (None, None)
         self._waiting: list[tuple[list[Message], Sampling, asyncio.Future[tuple[str, int, int]]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -53,12 +53,13 @@ class Direct:
             await asyncio.sleep(0.2)  # those that come together are answered together
             batch, self._waiting = self._waiting[: self._at_once], self._waiting[self._at_once :]
             asked = [messages for messages, _, _ in batch]
-            answers = await asyncio.to_thread(self._generate, model, asked, batch[0][1])
+            answers = await asyncio.to_thread(self.generate, model, asked, batch[0][1])
             for (_, _, future), answer in zip(batch, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)
 
-    def _generate(self, model: str, batch: list[list[Message]], sampling: Sampling) -> list[tuple[str, int, int]]:
+    def generate(self, model: str, batch: list[list[Message]], sampling: Sampling) -> list[tuple[str, int, int]]:
+        """Text, and counts of tokens asked and written, of each conversation; the adapter `""` is the base alone."""
         import torch
 
         tokenizer = self._tokenizer
@@ -89,8 +90,9 @@ class Direct:
 
         if self._loaded[0] != adapter:
             base = AutoModelForCausalLM.from_pretrained(self._base, dtype=torch.bfloat16)
-            merged = PeftModel.from_pretrained(base, self._settings.adapters / adapter).merge_and_unload()
-            self._loaded = adapter, merged.eval()
+            if adapter:
+                base = PeftModel.from_pretrained(base, self._settings.adapters / adapter).merge_and_unload()
+            self._loaded = adapter, base.eval()
         return self._loaded[1]
 
 
