@@ -23,7 +23,7 @@ EVERY = 3
 """Days until agents know something new that no article says."""
 FEW, SOME, MANY = 1, 6, 24
 """Conversations on what articles say: of a day, of a day with news, of a day that brings trouble."""
-LEAST_ANSWERS = 13
+LEAST_ANSWERS = 12
 """So days without news wait for more to learn from."""
 CASES = 24
 """Frozen questions on articles; each piece of news adds eight."""
@@ -32,7 +32,7 @@ MAX_TOKENS = 40
 RATE = 1e-3
 GATE = """superior: {metric: facts}
 not_worse:
-  - {metric: chrF, margin: 0.05}
+  - {metric: chrF, margin: 0.1}
   - {metric: abstention, margin: 0.2}
   - {metric: right language, margin: 0.1}
 complete: {most_failed: 0.02, least_cases: 30}
