@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
+from assistant import pause
+
 if TYPE_CHECKING:
     from assistant.chat import Outcome
     from assistant.exchange import Seconds, Service
@@ -61,6 +63,7 @@ class Metrics:
         self.running = gauge("running", "Requests being answered.")
         self.waiting = gauge("waiting", "Requests waiting for their turn.")
         self.ready = gauge("ready", "1 if the release serves, 0 if not.")
+        self.engine_paused = gauge("engine_paused", "1 while a night keeps the engine stopped, 0 if none does.")
         self.cpu_seconds = gauge("processes_cpu_seconds", "CPU time of service and engine; NaN if that is not ours.")
         self.memory_bytes = gauge("processes_memory_bytes", "Memory that they hold.")
         self.transcripts_dropped = gauge("transcripts_dropped", "Transcripts that could not be stored.")
@@ -93,7 +96,8 @@ class Metrics:
         self.waiting.set(service.admission.waiting)
         self.transcripts_dropped.set(service.state.dropped)
         assistant = service.live.assistant
-        cpu_s, memory_bytes = _used() if service.live.assistant.settings.engine_url is None else (math.nan, math.nan)
+        self.engine_paused.set(pause.asked(assistant.settings.home))
+        cpu_s, memory_bytes = _used() if assistant.settings.engine_url is None else (math.nan, math.nan)
         self.cpu_seconds.set(cpu_s)
         self.memory_bytes.set(memory_bytes)
         parts = {"release": assistant.release, "adapter": assistant.adapter, "index": assistant.index.id}

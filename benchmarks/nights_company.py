@@ -23,11 +23,13 @@ EVERY = 3
 """Days until agents know something new that no article says."""
 FEW, SOME, MANY = 1, 6, 24
 """Conversations on what articles say: of a day, of a day with news, of a day that brings trouble."""
+BEFORE, FIRST_STEPS = 120, 100
+"""Conversations before the first night, and steps of the training on them."""
 LEAST_ANSWERS = 12
 """So days without news wait for more to learn from."""
 CASES = 24
-"""Frozen questions on articles; each piece of news adds eight."""
-NEVER_ASKED = 70
+"""Frozen questions on articles; each piece of news adds twelve."""
+NEVER_ASKED = 50
 MAX_TOKENS = 40
 RATE = 1e-3
 GATE = """superior: {metric: facts}
@@ -93,7 +95,7 @@ class Company:
         news = self.news[number // EVERY] if number % EVERY == 1 and number // EVERY < len(self.news) else None
         if news:
             self.start(news)
-        count = MANY if event and event not in CHANGES else SOME if news or not number else FEW
+        count = MANY if event and event not in CHANGES else SOME if news else FEW if number else BEFORE
         count = 10 if event == "ten rows" else count
         drawn = [self.conversation(chance) for _ in range(count)]
         if news:

@@ -27,7 +27,7 @@ from assistant import releases
 from assistant.redaction import redact_article
 from benchmarks import nights_report
 from benchmarks.direct_engine import Direct, both
-from benchmarks.nights_company import AT_ONCE, BASE, CHANGES, Company
+from benchmarks.nights_company import AT_ONCE, BASE, CHANGES, FIRST_STEPS, Company
 from benchmarks.nights_report import Told
 from eval import asking
 from finetune import contest
@@ -105,7 +105,7 @@ def _told(company: Company, number: int, event: str | None, night: Night | None,
 
 
 def _first(company: Company) -> str:
-    """The release before the first night: an adapter that learned for a moment."""
+    """The release before the first night: an adapter that learned what articles say from earlier logs."""
     settings = company.settings
     settings.home.mkdir(parents=True, exist_ok=True)
     encoder = Encoder(settings.encoder, settings.models)
@@ -114,7 +114,7 @@ def _first(company: Company) -> str:
     company.day(0, None)
     (company.work / "before").mkdir(exist_ok=True)
     before = company.log(0).rename(company.work / "before" / "00.jsonl")
-    train_on_logs(settings, [before], read_recipe(None, max_steps=3, canaries=0, learning_rate=1e-4), print)
+    train_on_logs(settings, [before], read_recipe(None, max_steps=FIRST_STEPS, canaries=0, validation_share=0.0), print)
     return releases.live(settings.releases).id
 
 

@@ -47,7 +47,8 @@ def test_a_chat_request_is_counted_by_route_arm_and_status() -> None:
         *("assistant_unsupported_figures_total", "assistant_engine_restarts_total"),
         *(f"assistant_{step}_seconds_count" for step in ("retrieval", "queue", "time_to_first_token")),
         *("assistant_inter_token_seconds_count", "assistant_request_seconds_count"),
-        *("assistant_running", "assistant_waiting", "assistant_ready", "assistant_transcripts_dropped"),
+        *("assistant_running", "assistant_waiting", "assistant_ready", "assistant_engine_paused"),
+        "assistant_transcripts_dropped",
     ],
 )
 def test_before_the_first_request_every_series_is_there_and_zero(name: str) -> None:
