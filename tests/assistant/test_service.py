@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from assistant import pause
 from assistant.access import Access, add_key
 from assistant.admission import Admission
 from assistant.chat import Assistant
@@ -450,6 +451,12 @@ def test_the_metrics_count_what_was_answered_and_pass_the_engines_on(client: Tes
     assert 'assistant_tokens_total{kind="completion"} 3.0' in text
     assert 'assistant_citations_total{outcome="kept"} 1.0' in text
     assert "vllm:num_requests_running 1.0" in text and "\nother" not in text
+
+
+def test_the_metrics_say_while_a_night_keeps_the_engine_stopped(client: TestClient, tmp_path: Path) -> None:
+    with pause.stopped(tmp_path, "a night trains", longest_s=1):
+        assert "assistant_engine_paused 1.0" in client.get("/metrics").text
+    assert "assistant_engine_paused 0.0" in client.get("/metrics").text
 
 
 def test_it_is_ready_when_the_engine_serves_the_adapter(client: TestClient, index: Index) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -120,6 +121,20 @@ def test_a_challenger_is_asked_in_the_service_and_serves_there_when_the_night_en
         assert not any("service" in reason for reason in night.reasons)
         assert canary.read(tried.settings.releases) is None
         assert tried.night() is None  # what was asked there is nothing new to learn from
+
+
+def test_customers_get_a_challenger_that_has_to_be_signed_once_it_is(tried: Company) -> None:
+    tried.plan(golden=["golden.jsonl"], signature=True)
+    with customers(tried, CustomersEngine(tried)) as url:
+        night = tried.night()
+        assert night is not None and night.word == "waiting"
+        assert rollout._parts(url)["release"] == tried.first.id and canary.read(tried.settings.releases) is None
+        releases.approve(tried.settings.releases, str(night.challenger), "lead")
+        releases.promote(tried.settings.releases, str(night.challenger))
+        ends = time.monotonic() + 10
+        while rollout._parts(url)["release"] != night.challenger:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
 
 
 def test_without_a_service_the_reasons_say_so(tried: Company) -> None:
