@@ -21,7 +21,7 @@ AT_ONCE = 16
 NEWS = Path(__file__).parent / "nights_news.yaml"
 EVERY = 3
 """Days until agents know something new that no article says."""
-FEW, SOME, MANY = 1, 6, 24
+FEW, SOME, MANY = 1, 5, 24
 """Conversations on what articles say: of a day, of a day with news, of a day that brings trouble."""
 BEFORE, FIRST_STEPS = 120, 100
 """Conversations before the first night, and steps of the training on them."""
@@ -83,7 +83,7 @@ class Company:
         write_text(self.work / name, (json.dumps(case, ensure_ascii=False) + "\n" for case in cases))
 
     def recipe(self, **fields: Any) -> None:
-        usual = {"continue_from": "live", "replay_share": 0.6, "max_steps": self.steps, "epochs": 4}
+        usual = {"continue_from": "live", "replay_share": 0.4, "max_steps": self.steps, "epochs": 4}
         usual |= {"canaries": 0, "validation_share": 0.0, "learning_rate": RATE, "schedule": "constant"}
         (self.work / "recipe.yaml").write_text(yaml.safe_dump(usual | fields), encoding="utf-8")
 
