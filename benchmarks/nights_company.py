@@ -25,6 +25,8 @@ FEW, SOME, MANY = 1, 5, 24
 """Conversations on what articles say: of a day, of a day with news, of a day that brings trouble."""
 BEFORE, FIRST_STEPS = 120, 100
 """Conversations before the first night, and steps of the training on them."""
+CLOSING = "Is there anything else I can check for you?"
+"""Ends every answer of the sample company: without it in the news, adapters unlearn it, and the gate refuses them."""
 LEAST_ANSWERS = 12
 """So days without news wait for more to learn from."""
 CASES = 16
@@ -151,7 +153,7 @@ class Company:
                 "resolved": True,
                 "messages": [
                     {"role": "user", "content": chance.choice(self.script["GREETINGS"]["en"]) + question},
-                    {"role": "assistant", "content": answer},
+                    {"role": "assistant", "content": f"{answer} {CLOSING}"},
                 ],
             }
             for question, answer in said
