@@ -19,15 +19,15 @@ ROOT = Path(__file__).parent.parent
 BASE = "smollm2-135m"
 AT_ONCE = 16
 NEWS = Path(__file__).parent / "nights_news.yaml"
-EVERY = 3
-"""Days until agents know something new that no article says."""
+EVERY, TOGETHER = 6, 2
+"""Days until agents know something new that no article says, and how many things."""
 FEW, SOME, MANY = 1, 5, 24
 """Conversations on what articles say: of a day, of a day with news, of a day that brings trouble."""
 BEFORE, FIRST_STEPS = 120, 100
 """Conversations before the first night, and steps of the training on them."""
 CLOSING = "Is there anything else I can check for you?"
 """Ends every answer of the sample company: without it in the news, adapters unlearn it, and the gate refuses them."""
-LEAST_ANSWERS = 12
+LEAST_ANSWERS = 20
 """So days without news wait for more to learn from."""
 CASES = 16
 """Frozen questions on articles; each piece of news adds twelve."""
@@ -94,14 +94,14 @@ class Company:
         chance = random.Random(f"thirty nights {number}")
         if event in CHANGES:
             self.change(*CHANGES[event])
-        news = self.news[number // EVERY] if number % EVERY == 1 and number // EVERY < len(self.news) else None
-        if news:
-            self.start(news)
+        news = self.known(number)[len(self.known(number - 1)) :]
+        for item in news:
+            self.start(item)
         count = MANY if event and event not in CHANGES else SOME if news else FEW if number else BEFORE
         count = 10 if event == "ten rows" else count
         drawn = [self.conversation(chance) for _ in range(count)]
-        if news:
-            drawn += self.about_news(chance, news)
+        for item in news:
+            drawn += self.about_news(chance, item)
         if event == "poisoned: a burst":
             for one in drawn:
                 one["agent"] = "agent-66"
@@ -140,6 +140,10 @@ class Company:
             drawn: dict[str, Any] = self.script["conversation"](chance, self.seen, self.no_article)
             if drawn["lang"] == "en":
                 return drawn
+
+    def known(self, number: int) -> list[dict[str, Any]]:
+        """What was new by night `number`."""
+        return self.news[: -(-number // EVERY) * TOGETHER] if number > 0 else []
 
     def about_news(self, chance: random.Random, item: dict[str, Any]) -> list[dict[str, Any]]:
         """What customers ask about what agents know since today."""

@@ -19,8 +19,6 @@ from finetune import contest, nights
 from finetune.recipe import read_recipe
 from finetune.run import train_on_logs
 
-EARLY = 2
-"""Pieces of news whose memory is looked at in the end."""
 RIGHT = {
     "ten rows": ("kept",),
     "broken export": ("failed", "kept"),
@@ -51,7 +49,7 @@ def report(company: Company, told: Sequence[Told], first: str, engine: Direct) -
     """Print and draw it; `first` is the release before the first night."""
     settings = company.settings
     _words(company, told)
-    known = [case for item in company.news[: -(-len(told) // EVERY)] for case in news_cases(item)]
+    known = [case for item in company.known(len(told)) for case in news_cases(item)]
     never = read_cases(company.work / "never_asked.jsonl")
     asked = [*never, *known]
 
@@ -70,15 +68,15 @@ def report(company: Company, told: Sequence[Told], first: str, engine: Direct) -
     print(f"\n{len(asked)}, both:")
     _compare(compared, asked)
 
-    early = [case for item in company.news[:EARLY] for case in news_cases(item)]
-    then = next(each for each in reversed(told[: EARLY * EVERY]) if each.word == "promoted")
+    early = [case for item in company.known(1) for case in news_cases(item)]
+    then = next(each for each in reversed(told[:EVERY]) if each.word == "promoted")
     bare = _without_replay(company, told)
     compared = {
         f"the adapter of night {then.number}": _facts(company, engine, replace(last, adapter=then.adapter), early),
         "the last one, with replay": _facts(company, engine, last, early),
         "trained on the same days without replay": _facts(company, engine, replace(last, adapter=bare), early),
     }
-    print(f"\n{len(early)} questions on what was new in the first {EARLY * EVERY} nights:")
+    print(f"\n{len(early)} questions on what was new in the first {EVERY} nights:")
     _compare(compared, early)
 
 
@@ -101,7 +99,7 @@ def _steps(told: Sequence[Told], facts: dict[str, dict[str, float]], never: Sequ
     print("\nfrom release to release, questions known by then:")
     for earlier, each in itertools.pairwise(told):
         if each.live != earlier.live:
-            news = [case for item in company.news[: -(-each.number // EVERY)] for case in news_cases(item)]
+            news = [case for item in company.known(each.number) for case in news_cases(item)]
             found = _difference(facts[earlier.live], facts[each.live], [*never, *news])
             print(f"  night {each.number:2}: {_said(found)}{'  A LOSS' if found and found.high < 0 else ''}")
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.thirty_nights --work DIR [--nights 30] [--steps 80]
 
-Every third day agents come to know something that no article says (nights_news.yaml): customers ask about it, and a
+Every sixth day agents come to know two things that no article says (nights_news.yaml): customers ask about it, and a
 support lead adds cases, in other words. Other days bring too little to train on, which waits. Some days bring trouble:
 ten rows only, a broken export, poisoned answers, a recipe that diverges, a policy that changes with its article and
 cases. Every night is the real one, with the smallest base. It is accelerated: one passage a question, `--steps` of
@@ -40,14 +40,14 @@ from retrieval.build import build
 from retrieval.encoder import Encoder
 
 TROUBLE = {
-    3: "ten rows",
-    7: "refund window 180 → 150 days",
-    9: "poisoned: a burst",
-    12: "broken export",
-    14: "chargeback fee CNY 95 → 130",
-    17: "poisoned: answers swapped",
-    20: "diverging training",
-    23: "payment limit CNY 80,000 → 60,000",
+    2: "ten rows",
+    4: "refund window 180 → 150 days",
+    8: "poisoned: a burst",
+    10: "chargeback fee CNY 95 → 130",
+    14: "broken export",
+    16: "payment limit CNY 80,000 → 60,000",
+    20: "poisoned: answers swapped",
+    22: "diverging training",
 }
 """What happens, and the first night that it may happen on."""
 ALONE = ("ten rows", "poisoned: a burst", "broken export", "poisoned: answers swapped")
