@@ -168,11 +168,12 @@ def _draw(path: Path, told: Sequence[Told], facts: Sequence[dict[str, float]], c
     axis.plot(range(len(means)), means, color="#0969da", drawstyle="steps-post", label="the release that serves")
     for word, marker, colour in (("promoted", "o", "#1a7f37"), ("kept", "x", "#8c959f"), ("failed", "s", "#cf222e")):
         at = [each.number for each in told if each.word == word]
-        axis.plot(at, [means[number] for number in at], marker, color=colour, label=word)
+        if at:
+            axis.plot(at, [means[number] for number in at], marker, color=colour, label=word)
     for each in told:
         if each.event:
-            said = {"rotation": 90, "fontsize": 8, "color": "#57606a", "ha": "center", "va": "top"}
-            axis.annotate(f"{each.event}: {each.word}", (each.number, 0.98 * top), **said)
+            said = {"rotation": 90, "fontsize": 8, "color": "#57606a", "ha": "center", "va": "bottom"}
+            axis.annotate(f"{each.event}: {each.word}", (each.number, 0.01 * top), **said)
     axis.set(xlabel="night", ylabel=f"share of {len(cases)} answers with every fact", ylim=(0, top))
     axis.legend(loc="upper left", frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
