@@ -1,6 +1,5 @@
 """What thirty nights came to: their words, what each release answers, what was forgotten; and a chart."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +55,7 @@ def report(company: Company, told: Sequence[Told], first: str, engine: Direct) -
     before, last = releases.read(settings.releases, first), releases.live(settings.releases)
     served_ids = list(dict.fromkeys([first, *(each.live for each in told)]))
     facts = {id: _facts(company, engine, releases.read(settings.releases, id), asked) for id in served_ids}
-    _steps(told, facts, never, company)
+    _steps(first, told, facts, never, company)
     _draw(company.work / "nights.svg", told, [facts[first], *(facts[each.live] for each in told)], asked)
     articles = _facts(company, engine, replace(before, index=last.index), asked)
     compared = {"the first release": facts[first], "the first adapter, the last articles": articles}
@@ -94,13 +93,15 @@ def _words(company: Company, told: Sequence[Told]) -> None:
     print(f"nights of trouble that ended in another word than the right one: {wrong or 'none'}")
 
 
-def _steps(told: Sequence[Told], facts: dict[str, dict[str, float]], never: Sequence[Case], company: Company) -> None:
+def _steps(
+    first: str, told: Sequence[Told], facts: dict[str, dict[str, float]], never: Sequence[Case], company: Company
+) -> None:
     """Each release that went live beside the one before it, on what was known by then."""
     print("\nfrom release to release, questions known by then:")
-    for earlier, each in itertools.pairwise(told):
-        if each.live != earlier.live:
+    for before, each in zip([first, *(each.live for each in told)], told, strict=False):
+        if each.live != before:
             news = [case for item in company.known(each.number) for case in news_cases(item)]
-            found = _difference(facts[earlier.live], facts[each.live], [*never, *news])
+            found = _difference(facts[before], facts[each.live], [*never, *news])
             print(f"  night {each.number:2}: {_said(found)}{'  A LOSS' if found and found.high < 0 else ''}")
 
 
