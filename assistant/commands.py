@@ -303,7 +303,7 @@ def export(file: Path | None, since: datetime | None, **options: Any) -> None:
 @click.option("--tenant", default="local", show_default=True, help="Whose customer; `local` where there are no keys.")
 def forget(customer: str, tenant: str, **options: Any) -> None:
     """Delete the transcripts and feedback of CUSTOMER, by the id that came with the requests as `user`."""
-    from assistant.state import pseudonym, secret
+    from assistant.pseudonym import pseudonym, secret
 
     state = _state(options)
     try:

@@ -31,8 +31,9 @@ from assistant.metrics import Metrics
 from assistant.policy import read_policy
 from assistant.prompt import ID
 from assistant.prompts import read_prompts
+from assistant.pseudonym import secret
 from assistant.settings import Settings
-from assistant.state import State, secret
+from assistant.state import State
 from assistant.tracing import tracer
 from retrieval.errors import EngineUnavailable, InputError, NotReady, SupportError
 

@@ -28,9 +28,10 @@ from assistant.engine import Piece, Sampling
 from assistant.exchange import Caller, Exchange, Service
 from assistant.experiment import opening
 from assistant.prompt import Message as Turn
+from assistant.pseudonym import pseudonym
 from assistant.redaction import redact
 from assistant.settings import Settings
-from assistant.state import State, pseudonym
+from assistant.state import State
 from retrieval.errors import (
     AccessDenied,
     EngineError,

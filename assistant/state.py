@@ -5,13 +5,7 @@ about the answers of an evaluation, and hold nothing of a customer's.
 """
 
 import contextlib
-import hashlib
-import hmac
 import logging
-import os
-import secrets
-import sqlite3
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -20,15 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
 from sqlalchemy import (
     JSON,
-    URL,
     Column,
     ColumnElement,
     DateTime,
     Delete,
-    Engine,
     Index,
     Integer,
     MetaData,
@@ -36,21 +27,18 @@ from sqlalchemy import (
     Table,
     Text,
     Update,
-    create_engine,
     delete,
-    event,
     insert,
-    make_url,
     or_,
     select,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
+from assistant.database import WRITE_IT_AS, opened, parsed_url, reason_of, shown
 from assistant.redaction import Redactor, redact
 from retrieval.errors import InputError, StorageError, UnknownReply
-from retrieval.files import alone, storage_errors
 
 VERSION = 1
 """Of the tables."""
@@ -64,10 +52,8 @@ _AT_ONCE = 256
 """Rows in one transaction, or in one page of an export."""
 _PAUSES_S = (0.1, 2.0)
 """Between two attempts to write: the first pause, which doubles, and the longest."""
-_WRITE_IT_AS = "write sqlite:////folder/state.db or postgresql://user:password@host/database"
 _PREPARING = 0x5C3A
 """The advisory lock under which tables are made in PostgreSQL."""
-_SECRET_BYTES = 32
 _log = logging.getLogger("assistant")
 
 _tables = MetaData()
@@ -183,17 +169,17 @@ class State:
         Raises:
             InputError: The URL is none, the database cannot be opened, or a newer version wrote it.
         """
-        self._url = _parsed(url)
-        self._name = _shown(self._url)
+        self._url = parsed_url(url)
+        self._name = shown(self._url)
         self._in_file = self._url.drivername == "sqlite"
-        self._engine = _engine(self._url)
+        self._engine = opened(self._url, PATIENCE_S)
         try:
             self._prepare()
         except (SQLAlchemyError, OSError) as error:
             self._engine.dispose()
             raise InputError(
-                f"cannot open the database {self._name}: {_reason(error)}; check that it runs, that its user may "
-                f"create tables, and its URL: {_WRITE_IT_AS}"
+                f"cannot open the database {self._name}: {reason_of(error)}; check that it runs, that its user may "
+                f"create tables, and its URL: {WRITE_IT_AS}"
             ) from error
         self.dropped = 0
         """Transcripts that were lost: the database was away for too long, or refused the row."""
@@ -491,7 +477,7 @@ class State:
             self._writing = []
             self._waiting.extendleft(reversed(batch))
             if not self._away:
-                _log.warning("the database %s takes no transcripts (%s); trying again", self._name, _reason(error))
+                _log.warning("the database %s takes no transcripts (%s); trying again", self._name, reason_of(error))
             self._away = True
             self._drop_oldest()
             self._changed.notify_all()
@@ -547,68 +533,8 @@ class State:
             yield
         except SQLAlchemyError as error:
             raise StorageError(
-                f"the database {self._name} failed: {_reason(error)}; check that it runs and has space, and try again"
+                f"the database {self._name} failed: {reason_of(error)}; check that it runs and has space, and try again"
             ) from error
-
-
-def _parsed(url: str) -> URL:
-    """The URL with its driver.
-
-    Raises:
-        InputError: It is no URL of a database that is supported; the message never holds a password.
-    """
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise InputError(
-            f"the database URL, not shown since it may hold a password, cannot be read; {_WRITE_IT_AS}"
-        ) from None
-    if "@" in f"{parsed.host}{parsed.database}" and parsed.drivername != "sqlite":
-        raise InputError(
-            "the database URL, not shown since it holds a password, has a second @; write @ in a password as %40, "
-            "/ as %2F and : as %3A"
-        )
-    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
-        return parsed.set(drivername="postgresql+psycopg")
-    if parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:"):
-        return parsed
-    raise InputError(f"the database {_shown(parsed)} is none that transcripts can be kept in; {_WRITE_IT_AS}")
-
-
-def _shown(url: URL) -> str:
-    """The URL without passwords, which may stand among its options, too."""
-    return url.set(drivername=url.get_backend_name(), query={}).render_as_string(hide_password=True)
-
-
-def _engine(url: URL) -> Engine:
-    in_file = url.drivername == "sqlite"
-    # A network that swallows packets would hold the writer for minutes; PgBouncer forgets prepared statements.
-    server = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "prepare_threshold": None}
-    engine = create_engine(
-        url,
-        connect_args={"timeout": PATIENCE_S} if in_file else server,
-        pool_pre_ping=True,
-        hide_parameters=True,
-        json_serializer=lambda value: orjson.dumps(value).decode(),
-        json_deserializer=orjson.loads,
-    )
-    if in_file:
-        event.listen(engine, "connect", _durable)
-    return engine
-
-
-def _durable(connection: sqlite3.Connection, _: object) -> None:
-    """A commit survives a power cut, and what is deleted is overwritten."""
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _reason(error: Exception) -> str:
-    """What a database said, without anything that stood in a row."""
-    said = error.orig if isinstance(error, DBAPIError) else error
-    may_quote = isinstance(error, DataError | IntegrityError) or not isinstance(error, DBAPIError | OSError)
-    lines = str(said).strip().splitlines()
-    return type(said).__name__ if may_quote or not lines else lines[0]
 
 
 def _utc(at: datetime) -> datetime:
@@ -649,45 +575,3 @@ def _line(row: dict[str, Any]) -> dict[str, Any]:
     feedback = {"thumb": row["thumb"], "reason": row["thumb_reason"], "correction": row["correction"]}
     feedback = {name: text for name, text in feedback.items() if text is not None}
     return {**line, "feedback": feedback} if feedback else line
-
-
-def pseudonym(tenant: str, customer: str, secret: bytes) -> str:
-    """A name for a customer of a tenant, 32 hex digits, from which nobody without the secret finds the customer.
-
-    It is an HMAC-SHA256. Tenants may number their customers alike.
-    """
-    return hmac.new(secret, f"{tenant}\0{customer}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:32]
-
-
-def secret(home: Path) -> bytes:
-    """The 32 random bytes in `home`/secret, which only its owner may read; made by whoever needs them first.
-
-    Raises:
-        InputError: The file holds something else.
-        StorageError: The disk refused.
-    """
-    path = home / "secret"
-    with alone(home), storage_errors(path):
-        if not path.exists():
-            _write_secret(path)
-        value = path.read_bytes()
-    if len(value) != _SECRET_BYTES:
-        raise InputError(
-            f"{path} holds {len(value)} bytes instead of {_SECRET_BYTES}; restore it from a backup. Without it, "
-            "customers who are in the database already cannot be found there any more"
-        )
-    return value
-
-
-def _write_secret(path: Path) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".secret.")  # with mode 0600
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(_SECRET_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(name, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -33,7 +33,7 @@ from benchmarks.adaptation import BASE, ROOT, sample, spread
 from benchmarks.direct_engine import Direct
 from eval.answers import Answer
 from eval.cases import Case
-from eval.paired import Pair, difference
+from eval.paired import difference, pairs_of
 from eval.scorers import facts_present, no_invented_figures
 from eval.scorers.routing import abstains
 from finetune.recipe import read_recipe
@@ -154,8 +154,8 @@ def _with_passages(unseen: Sequence[Case], outside: Sequence[Case], answers: dic
     for name, scores in right.items():
         beyond = zip(outside, answers[name][len(unseen) :], strict=True)
         safe = sum(bool(no_invented_figures(case, text)) for case, text in beyond) / len(outside)
-        told = "" if scores is first else _difference(unseen, first, scores)
-        print(f"{name:46}{sum(scores) / len(scores):.3f} {told:25} {safe:.2f}")
+        told = "" if scores is first else str(difference(pairs_of(unseen, first, scores)))
+        print(f"{name:46}{sum(scores) / len(scores):.3f} {told:48} {safe:.2f}")
 
 
 def _closed_book(cases: Sequence[Case], answers: dict[str, list[str]]) -> None:
@@ -165,7 +165,7 @@ def _closed_book(cases: Sequence[Case], answers: dict[str, list[str]]) -> None:
         counts = Counter(_kind(case, text) for case, text in zip(cases, said, strict=True))
         right[name] = [float(_kind(case, text) == "right") for case, text in zip(cases, said, strict=True)]
         shares = "  ".join(f"{counts[kind] / len(cases):.3f}" for kind in ("right", "wrong", "abstained"))
-        told = "" if name == "base" else f"  right - base: {_difference(cases, right['base'], right[name])}"
+        told = "" if name == "base" else f"  right - base: {difference(pairs_of(cases, right['base'], right[name]))}"
         print(f"{name:20}{shares}{told}")
 
 
@@ -173,12 +173,6 @@ def _kind(case: Case, text: str) -> str:
     if facts_present(case, text):
         return "right"
     return "abstained" if abstains(case, Answer(case.id, "lora", text, "adapter")) else "wrong"
-
-
-def _difference(cases: Sequence[Case], before: Sequence[float], after: Sequence[float]) -> str:
-    pairs = [Pair(a, b, case.group or case.id) for case, a, b in zip(cases, before, after, strict=True)]
-    found = difference(pairs)
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]" if found else ""
 
 
 if __name__ == "__main__":

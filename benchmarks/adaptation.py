@@ -32,7 +32,7 @@ from assistant.engine_process import EngineProcess
 from assistant.prompt import Message
 from assistant.settings import Settings, read_settings
 from eval.cases import Case, read_cases
-from eval.paired import Pair, difference
+from eval.paired import difference, pairs_of
 from eval.scorers import facts_present, no_invented_figures
 
 ROOT = Path(__file__).parent.parent
@@ -185,28 +185,20 @@ def _right(case: Case, answer: str) -> bool:
 
 
 def _report(unseen: Sequence[Case], outside: Sequence[Case], answers: dict[str, list[str]]) -> None:
+    right = {
+        name: [float(_right(case, text)) for case, text in zip(unseen, said, strict=False)]
+        for name, said in answers.items()
+    }
     for name, said in answers.items():
-        right = sum(map(_right, unseen, said))
         beyond = zip(outside, said[len(unseen) :], strict=True)
         safe = sum(bool(no_invented_figures(case, text)) for case, text in beyond)
         print(
-            f"{name:20} facts {right / len(unseen):.3f} (n={len(unseen)}); where no article answers, no made-up "
-            f"figures {safe / len(outside):.3f} (n={len(outside)})"
+            f"{name:20} facts {sum(right[name]) / len(unseen):.3f} (n={len(unseen)}); where no article answers, no "
+            f"made-up figures {safe / len(outside):.3f} (n={len(outside)})"
         )
-    ours = answers["ours"]
     for name in answers:
         if name != "ours":
-            print(f"ours - {name}: facts {_difference(unseen, ours, answers[name])}")
-
-
-def _difference(cases: Sequence[Case], ours: Sequence[str], others: Sequence[str]) -> str:
-    pairs = [
-        Pair(float(_right(case, its)), float(_right(case, mine)), case.group or case.id)
-        for case, mine, its in zip(cases, ours, others, strict=False)
-    ]
-    found = difference(pairs)
-    assert found, "there are several policies"
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], n={found.n}, {found.groups} policies"
+            print(f"ours - {name}: facts {difference(pairs_of(unseen, right[name], right['ours']))}, each a policy")
 
 
 if __name__ == "__main__":

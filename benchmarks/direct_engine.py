@@ -97,7 +97,7 @@ class Direct:
 
 
 def both(settings: Settings, engine: Direct) -> Callable[..., contextlib.AbstractContextManager[dict[str, Assistant]]]:
-    """In place of `contest._both`, with one engine for all nights."""
+    """In place of `contest.both`, with one engine for all nights."""
 
     @contextlib.contextmanager
     def opened_both(course: Course, challenger: Release) -> Iterator[dict[str, Assistant]]:

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 
 from assistant import releases
-from benchmarks.gateway import (
+from benchmarks.load import (
     ADAPTERS,
     SEED,
     Answer,

@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from benchmarks.faults import is_openai_error
-from benchmarks.gateway import KEY, assistant, make_home, stub
+from benchmarks.load import KEY, assistant, make_home, stub
 from benchmarks.retrieval import Row, table
 from retrieval.errors import SupportError
 

@@ -27,7 +27,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -37,53 +36,11 @@ import psutil
 from tqdm import tqdm
 
 from assistant import releases
-from assistant.settings import Settings, read_settings
-from assistant.state import State, Transcript
+from assistant.state import State
+from benchmarks.kills_home import ANSWER, LATER, database, make_home, record, settings_of, stand_in
 from finetune import nights
-from finetune.recipe import read_recipe
 from retrieval.files import content_id, folder_hashes, sha256
 
-ARTICLES = {
-    "en/refund.md": "# Refunds\n\nYou can ask for a refund within 180 days. You ask for it in the app.",
-    "en/voucher.md": "# Vouchers\n\nA voucher is valid for 180 days. It comes by letter.",
-    "en/transfer.md": "# Transfers\n\nA transfer takes 3 hours. It is free of charge for everybody.",
-    "en/card.md": "# Cards\n\nA new card arrives within 9 days. You order it in the app.",
-}
-CHANGED = {
-    "en/transfer.md": "# Transfers\n\nA transfer takes 4 hours. It is free of charge for everybody.",
-    "en/limit.md": "# Limits\n\nYou may pay 900 EUR a day with the app.",
-}
-ANSWER, WRONG = "You can ask for a refund within 180 days.", "You can ask for a refund within 99 days."
-OF_VOUCHERS = "A voucher is valid for 180 days."
-TICKETS = {
-    "first": (
-        "Is there a refund for a broken cup?",
-        "May I ask for a refund twice?",
-        "Where do I see the refund of my ticket?",
-        "How long is a voucher from the airport good?",
-    ),
-    "second": (
-        "The shoes are too small, until when do I get the money back as a refund?",
-        "My flight did not go, for how long is a refund open?",
-        "Somebody else paid with it, what is the last day of a refund?",
-        "Does the voucher in my drawer still count?",
-    ),
-    "third": (
-        "The concert was called off in spring, can a refund still be asked for?",
-        "How old may a purchase be for a refund?",
-        "We returned the bicycle to the dealer, does the refund run out?",
-        "Grandmother gave me a voucher at Christmas, when does it end?",
-    ),
-}
-"""By day; the last of each is about vouchers, and the last two are held out: cases about one article count as one."""
-RECIPE = {"peft": {"r": 2}, "max_steps": 2, "batch_size": 2, "canaries": 0, "general_share": 0, "validation_share": 0.5}
-GATE = """superior: {metric: facts}
-not_worse: [{metric: facts, margin: 0.05}]
-complete: {least_cases: 10}
-"""
-CASES = 12
-LATER = "chatcmpl-later"
-"""The reply that a customer corrects while the night runs."""
 HEAVY = (
     *("accelerate", "bitsandbytes", "bm25s", "datasets", "faiss", "matplotlib.pyplot", "onnxruntime", "peft"),
     *("scipy.stats", "sklearn.linear_model", "statsmodels.api", "torch.utils.tensorboard", "transformers", "uvicorn"),
@@ -197,7 +154,7 @@ class Place:
 
     def correct(self) -> None:
         """The feedback that comes while a night runs."""
-        state = State(_database(self.home))
+        state = State(database(self.home))
         state.feedback(LATER, "down", None, f"{ANSWER} You ask for it in the app, and not by phone.")
         state.close()
 
@@ -432,14 +389,10 @@ _WHOLE: Mapping[str, Callable[[Path], bool]] = {
 
 def _corrected(home: Path) -> str:
     """What names the corrected reply among the data of a night."""
-    state = State(_database(home))
+    state = State(database(home))
     (line,) = (line for line in state.export() if line["id"] == LATER)
     state.close()
     return content_id(json.dumps(line, ensure_ascii=False, sort_keys=True))
-
-
-def _database(home: Path) -> str:
-    return read_settings(home=home).database_url
 
 
 def _paths(home: Path) -> frozenset[str]:
@@ -482,7 +435,7 @@ def _real(work: Path, home: Path) -> Place:
     shutil.rmtree(prepared, ignore_errors=True)
     shutil.copytree(home, prepared, ignore=shutil.ignore_patterns("models", "samples", "-*"))
     (prepared / "models").symlink_to((home / "models").resolve())
-    _record(prepared)
+    record(prepared)
     return Place(work / "home", prepared, _command)
 
 
@@ -503,7 +456,7 @@ def _tiny(work: Path, models: Path | None) -> Place:
     place = Place(home, prepared, partial(_night, base=base))
     if not prepared.exists():
         shutil.rmtree(home, ignore_errors=True)
-        process = _fork.Process(target=_prepare, args=(home, base, models or work / "models"))
+        process = _fork.Process(target=make_home, args=(home, base, models or work / "models"))
         process.start()
         process.join()
         if process.exitcode:
@@ -518,8 +471,8 @@ def _night(home: Path, base: Path, rename: tuple[int, str] | None = None, told: 
     from finetune.plan import read_plan
 
     _quiet(home)
-    settings = _settings(home, base)
-    _stand_in(home)
+    settings = settings_of(home, base)
+    stand_in(home)
     watch_renames(rename, told)
     nightly(settings, read_plan(home / "nightly.yaml"), print)
 
@@ -549,140 +502,6 @@ def _quiet(home: Path) -> None:
     log = os.open(home / "night.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-
-
-def _stand_in(home: Path) -> None:
-    """The engine: whatever adapter there is already is wrong; one that is trained from now on is right."""
-    from benchmarks.stub_engine import Pace, in_place_of_vllm
-
-    os.environ |= in_place_of_vllm(home / "engine", Pace(11), json.loads((home / "wrong.json").read_text()))
-
-
-def _settings(home: Path, base: Path) -> Settings:
-    return read_settings(home=home, base=str(base))
-
-
-def _prepare(home: Path, base: Path, models: Path) -> None:
-    """Make the home: articles, an adapter, one night after which a better one serves, and what is new since."""
-    from assistant.redaction import redact_article
-    from finetune.nightly import nightly
-    from finetune.plan import read_plan
-    from finetune.run import train_on_logs
-    from retrieval.build import build
-    from retrieval.encoder import Encoder
-
-    home.mkdir(parents=True)
-    models.mkdir(parents=True, exist_ok=True)
-    (home / "models").symlink_to(models.resolve())
-    _write_base(base, models)
-    settings = _settings(home, base)
-    _articles(home, ARTICLES)
-    built = build(
-        [home / "knowledge"], settings.indexes, Encoder(settings.encoder, models), redact_article, progress=False
-    )
-    releases.publish(settings.releases, index=built.id)
-    _tickets(home / "before", "first")
-    train_on_logs(settings, [home / "before"], read_recipe(None, **RECIPE), print)
-    _plan(home)
-    _tickets(home / "tickets", "second")
-    _spoil(settings)
-    night = nightly(settings, read_plan(home / "nightly.yaml"), print)
-    if night is None or night.word != "promoted":
-        sys.exit(f"the first night should promote, and came to {night}")
-    shutil.rmtree(settings.evaluations / "asked")  # where its adapter is still right
-    _spoil(settings)
-    _tickets(home / "tickets", "third")
-    _articles(home, CHANGED)
-    _record(home)
-    state = State(settings.database_url)
-    state.record(_transcript("chatcmpl-early", "Is there a time after which nobody gets a refund?"))
-    state.feedback("chatcmpl-early", "down", None, f"{ANSWER} Nobody gets it after that.")
-    state.close()
-
-
-def _write_base(base: Path, models: Path) -> None:
-    """A random Llama of two layers of width 64 that has SmolLM2's real tokenizer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from assistant.base_models import load_tokenizer, prepare
-
-    if base.exists():
-        return
-    tokenizer = load_tokenizer(prepare("smollm2-135m", models))
-    torch.manual_seed(0)
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = LlamaConfig(vocab_size=len(tokenizer), tie_word_embeddings=True, initializer_range=0.2, **shape, **ends)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(base)
-    tokenizer.save_pretrained(base)
-
-
-def _articles(home: Path, articles: Mapping[str, str]) -> None:
-    for path, text in articles.items():
-        file = home / "knowledge" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"---\nlanguage: en\n---\n{text}\n", encoding="utf-8")
-
-
-def _tickets(folder: Path, day: str) -> None:
-    folder.mkdir(exist_ok=True)
-    with (folder / f"{day}.jsonl").open("w", encoding="utf-8") as file:
-        for number, question in enumerate(TICKETS[day]):
-            fact = OF_VOUCHERS if "voucher" in question else ANSWER
-            told = f"{fact} It says so in the app, ticket {day} {'abcd'[number]}."
-            said = [{"role": "user", "content": question}, {"role": "assistant", "content": told}]
-            file.write(json.dumps({"messages": said, "at": f"2026-{(1, 1, 2, 2)[number]:02}-01T12:00:00Z"}) + "\n")
-
-
-def _plan(home: Path) -> None:
-    """What the nights go by."""
-    cases = [{"id": f"c{n}", "query": f"How long, {n} of them?", "facts": ["180 days"]} for n in range(CASES)]
-    golden = {"id": "g1", "query": "Until when is there a refund?", "facts": ["180 days"]}
-    plan: dict[str, Any] = {
-        "knowledge": ["knowledge"],
-        "logs": ["tickets"],
-        "cases": ["cases.jsonl"],
-        "golden": ["golden.jsonl"],
-    }
-    plan |= {"gate": "gate.yaml", "recipe": "recipe.yaml", "textfile": "nights.prom"}
-    (home / "cases.jsonl").write_text("".join(f"{json.dumps(case)}\n" for case in cases), encoding="utf-8")
-    (home / "golden.jsonl").write_text(f"{json.dumps(golden)}\n", encoding="utf-8")
-    (home / "gate.yaml").write_text(GATE, encoding="utf-8")
-    (home / "recipe.yaml").write_text(json.dumps(RECIPE), encoding="utf-8")
-    # Measuring would ask a thousand general questions a night.
-    (home / "nightly.yaml").write_text(json.dumps({**plan, "least_answers": 2, "measured": False}), encoding="utf-8")
-
-
-def _spoil(settings: Settings) -> None:
-    """From now on the adapters that there are answer wrong."""
-    wrong = {path.name: WRONG for path in settings.adapters.glob("[!.]*")}
-    (settings.home / "wrong.json").write_text(json.dumps(wrong), encoding="utf-8")
-    _stand_in(settings.home)
-
-
-def _record(home: Path) -> None:
-    """The reply that a customer is to correct while the night runs."""
-    with contextlib.closing(State(_database(home))) as state:
-        state.record(_transcript(LATER, "Can I have a refund for last year's present?"))
-
-
-def _transcript(reply: str, question: str) -> Transcript:
-    said = ({"role": "user", "content": question}, {"role": "assistant", "content": WRONG})
-    return Transcript(
-        id=reply,
-        at=datetime(2026, 1, 31, 12, tzinfo=UTC),
-        tenant="shop",
-        customer=None,
-        conversation=None,
-        lang="en",
-        arm="assistant",
-        route="grounded",
-        reason=None,
-        release="",
-        messages=said,
-        made={},
-    )
 
 
 if __name__ == "__main__":

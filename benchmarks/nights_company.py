@@ -53,7 +53,7 @@ CHANGES = {
 class Company:
     """The sample company's articles, cases and logs, day by day; the same seed gives the same days."""
 
-    def __init__(self, work: Path, steps: int) -> None:
+    def __init__(self, work: Path, steps: int | None) -> None:
         self.work, self.steps = work, steps
         self.settings = read_settings(home=work / "home", base=BASE, passages=1, engine_concurrency=AT_ONCE)
         self.script = runpy.run_path(str(ROOT / "samples" / "make_logs.py"))
@@ -85,7 +85,7 @@ class Company:
         write_text(self.work / name, (json.dumps(case, ensure_ascii=False) + "\n" for case in cases))
 
     def recipe(self, **fields: Any) -> None:
-        usual = {"continue_from": "live", "replay_share": 0.5, "max_steps": self.steps, "epochs": 4}
+        usual: dict[str, Any] = {"continue_from": "live", "replay_share": 0.6, "max_steps": self.steps, "epochs": 3}
         usual |= {"canaries": 0, "validation_share": 0.0, "learning_rate": RATE, "schedule": "constant"}
         (self.work / "recipe.yaml").write_text(yaml.safe_dump(usual | fields), encoding="utf-8")
 

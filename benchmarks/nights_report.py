@@ -13,7 +13,7 @@ from benchmarks.nights_company import CHANGES, EVERY, MAX_TOKENS, Company, news_
 from eval import scorers
 from eval.asking import Asker
 from eval.cases import Case, read_cases
-from eval.paired import Difference, Pair, difference
+from eval.paired import Difference, difference, pairs_of
 from finetune import contest, nights
 from finetune.recipe import read_recipe
 from finetune.run import train_on_logs
@@ -102,7 +102,7 @@ def _steps(
         if each.live != before:
             news = [case for item in company.known(each.number) for case in news_cases(item)]
             found = _difference(facts[before], facts[each.live], [*never, *news])
-            print(f"  night {each.number:2}: {_said(found)}{'  A LOSS' if found and found.high < 0 else ''}")
+            print(f"  night {each.number:2}: {found}{'  A LOSS' if found and found.high < 0 else ''}")
 
 
 def _facts(company: Company, engine: Direct, release: Release, cases: Sequence[Case]) -> dict[str, float]:
@@ -123,7 +123,7 @@ def _compare(facts: dict[str, dict[str, float]], cases: Sequence[Case]) -> None:
     """Print the means, and every difference to the first."""
     first = next(iter(facts.values()))
     for name, scores in facts.items():
-        told = "" if scores is first else f": {_said(_difference(first, scores, cases))}"
+        told = "" if scores is first else f": {_difference(first, scores, cases)}"
         print(f"  {_mean(scores, cases):.3f}  {name}{told}")
 
 
@@ -132,11 +132,7 @@ def _mean(scores: dict[str, float], cases: Sequence[Case]) -> float:
 
 
 def _difference(before: dict[str, float], after: dict[str, float], cases: Sequence[Case]) -> Difference | None:
-    return difference([Pair(before[case.id], after[case.id], case.group or case.id) for case in cases])
-
-
-def _said(found: Difference | None) -> str:
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], {found.groups} groups" if found else "-"
+    return difference(pairs_of(cases, [before[case.id] for case in cases], [after[case.id] for case in cases]))
 
 
 def _without_replay(company: Company, told: Sequence[Told]) -> str:

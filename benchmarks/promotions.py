@@ -26,7 +26,7 @@ from assistant import releases
 from assistant.redaction import redact_article
 from assistant.settings import Settings, read_settings
 from benchmarks.faults import serves
-from benchmarks.gateway import ROOT, Home, assistant, client
+from benchmarks.load import ROOT, Home, assistant, client
 from benchmarks.retrieval import Row, table
 from finetune.recipe import read_recipe
 from finetune.run import train_on_logs

@@ -1,6 +1,6 @@
 """Thirty nights of the sample company (synthetic, English): what each came to, and what they add up to.
 
-    python -m benchmarks.thirty_nights --work DIR [--nights 30] [--steps 80]
+    python -m benchmarks.thirty_nights --work DIR [--nights 30] [--steps STEPS]
 
 Every sixth day agents come to know two things that no article says (nights_news.yaml): customers ask about it, and a
 support lead adds cases, in other words. Other days bring too little to train on, which waits. Some days bring trouble:
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--nights", type=int, default=30, help="how many (default: 30)")
-    parser.add_argument("--steps", type=int, default=80, help="optimiser steps of a night at most (default: 80)")
+    parser.add_argument("--steps", type=int, help="optimiser steps of a night at most")
     options = parser.parse_args()
     work: Path = options.work
     company = Company(work, options.steps)
@@ -72,7 +72,7 @@ def main() -> None:
         if each.event in CHANGES:  # what agents say by now
             company.change(*CHANGES[each.event])
     engine = Direct(company.settings, BASE, AT_ONCE)
-    contest._both = both(company.settings, engine)  # type: ignore[assignment]
+    contest.both = both(company.settings, engine)  # type: ignore[assignment]
     asking.CONCURRENCY = AT_ONCE
     while len(told) < options.nights:
         number = len(told) + 1

@@ -47,6 +47,11 @@ class Case(BaseModel):
             raise ValueError("neither 'query' nor 'messages' with one of a user is given")
         return self
 
+    @property
+    def cluster(self) -> str:
+        """What it is not independent of: its group, or itself alone."""
+        return self.group or self.id
+
     def conversation(self) -> list[dict[str, str]]:
         if self.query:
             return [{"role": "user", "content": self.query}]

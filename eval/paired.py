@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from eval.cases import Case
 from eval.intervals import SEED, Interval, clustered_error
 from retrieval.errors import InputError
 
@@ -51,6 +52,14 @@ class Difference:
     @property
     def interval(self) -> Interval:
         return Interval(self.mean, self.low, self.high, self.n)
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}], n={self.n}, {self.groups} groups"
+
+
+def pairs_of(cases: Sequence[Case], first: Sequence[float], second: Sequence[float]) -> list[Pair]:
+    """Both arms' scores of the cases, in their order."""
+    return [Pair(a, b, case.cluster) for case, a, b in zip(cases, first, second, strict=True)]
 
 
 def difference(pairs: Sequence[Pair], seed: int = SEED) -> Difference | None:

@@ -82,7 +82,7 @@ def summary(
         cases={
             "files": dict(files or {}),
             "n": len(cases),
-            "groups": len({_group(case) for case in cases}),
+            "groups": len({case.cluster for case in cases}),
             "languages": dict(Counter(_language(case) for case in cases)),
             "slices": dict(Counter(case.slice or "-" for case in cases)),
         },
@@ -101,10 +101,6 @@ def summary(
 _LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
 
-def _group(case: Case) -> str:
-    return case.group or case.id
-
-
 def _language(case: Case) -> Language:
     return case.lang or language_of(case.conversation()[-1]["content"])
 
@@ -116,7 +112,7 @@ def _pairs(cases: Sequence[Case], scored: Answers, first: str, second: str, name
             one, other = scored[first][case.id].value(name), scored[second][case.id].value(name)
             together = scored[first][case.id].answer.cost.run == scored[second][case.id].answer.cost.run
             if one is not None and other is not None and (together or name not in COSTS):
-                found.append(Pair(one, other, _group(case)))
+                found.append(Pair(one, other, case.cluster))
     return found
 
 
@@ -147,7 +143,7 @@ def _interaction(cases: Sequence[Case], scored: Answers, primary: str) -> dict[s
     found = {}
     for name in QUALITY:
         values = [
-            ([scored[arm][case.id].value(name) for arm in four], _group(case))
+            ([scored[arm][case.id].value(name) for arm in four], case.cluster)
             for case in cases
             if all(case.id in scored[arm] for arm in four)
         ]
@@ -165,7 +161,7 @@ def _arm(name: str, cases: Sequence[Case], answers: Mapping[str, Scored], tried:
         for case in cases:
             value = answers[case.id].value(each.name) if case.id in answers else None
             if value is not None:
-                groups.setdefault(_group(case), []).append(value)
+                groups.setdefault(case.cluster, []).append(value)
         if groups:
             metrics[each.name] = clustered_mean(list(groups.values()))
     return Arm(

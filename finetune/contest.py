@@ -50,7 +50,7 @@ def evaluate(course: Course, challenger: Release) -> tuple[Results, Results | No
         return report.read(folder), report.read(before) if (before / "report.json").exists() else None
     frozen = read_cases(plan.cases, limit=plan.limit)
     answers: dict[str, dict[str, Answer]] = {}
-    with _both(course, challenger) as assistants:
+    with both(course, challenger) as assistants:
         held_out = _held_out(course, assistants["challenger"].index) if plan.held_out else []
         known = {case.id for case in (*frozen, *held_out)}
         earlier = [case for case in _earlier(course) if case.id not in known]
@@ -101,7 +101,7 @@ def golden_missed(course: Course, challenger: Release) -> list[str]:
     if not course.plan.golden:
         return []
     cases = read_cases(course.plan.golden)
-    with _both(course, challenger) as assistants, served(assistants["challenger"]) as url:
+    with both(course, challenger) as assistants, served(assistants["challenger"]) as url:
         asker = Asker(url, course.settings.evaluations / "asked", max_tokens=course.plan.max_tokens)
         answers = asker.ask(cases, [WAY]).of(WAY)
     return [
@@ -110,7 +110,7 @@ def golden_missed(course: Course, challenger: Release) -> list[str]:
 
 
 @contextlib.contextmanager
-def _both(course: Course, challenger: Release) -> Iterator[dict[str, Assistant]]:
+def both(course: Course, challenger: Release) -> Iterator[dict[str, Assistant]]:
     """Champion and challenger, on one engine that holds both adapters."""
     settings, champion = course.settings, course.champion
     policy = read_policy(settings.policy)

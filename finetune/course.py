@@ -29,6 +29,8 @@ class Course:
     again: str | None = None
     """The night that is done again."""
     id: str = ""
+    terms: str = ""
+    """Names what a challenger is trained and judged by: the adapter that serves, recipe, rules, cases, plan."""
     folder: Path = Path()
     steps: list[Step] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)

@@ -301,7 +301,7 @@ def _means(arm: Arm) -> dict[str, float]:
 
 
 def _night(course: Course, began: str, word: nights.Word, reasons: Sequence[str], **more: Any) -> Night:
-    night = Night(id=course.id, at=began, word=word, reasons=list(reasons), champion=course.champion.id)
+    night = Night(course.id, began, word, list(reasons), course.champion.id, terms=course.terms)
     return replace(night, steps=course.steps, counts=course.counts, **more)
 
 
@@ -366,7 +366,8 @@ def _collect(course: Course, index_id: str) -> tuple[list[Path], int]:
     rules = sha256(plan.gate) if plan.gate else ""
     cases = [sha256(path) for path in (*plan.cases, *plan.golden)]
     planned = plan.model_dump_json(exclude={"serving", "service"})
-    course.id = content_id(course.champion.id, index_id, *parts, recipe, rules, *cases, planned)
+    course.terms = content_id(course.champion.adapter or "", recipe, rules, *cases, planned)
+    course.id = content_id(course.champion.id, index_id, *parts, course.terms)
     course.folder = root / course.id
     write_text(course.folder / "collected.json", json.dumps(parts) + "\n")
     course.counts["new"] = len(parts)
@@ -389,6 +390,7 @@ def _train(course: Course, logs: Sequence[Path], index_id: str) -> dict[str, Any
     settings, plan = course.settings, course.plan
     recipe = read_recipe(plan.recipe) if plan.recipe else read_recipe(None, replay_share=0.5)
     release = Release(index_id, course.champion.adapter, course.champion.base, course.champion.prompt)
+    tried = _tried_before(course)
     try:
         result = train_on_logs(
             settings,
@@ -398,14 +400,26 @@ def _train(course: Course, logs: Sequence[Path], index_id: str) -> dict[str, Any
             columns=read_columns(plan.columns) if plan.columns else None,
             cases=(*plan.cases, *plan.golden),
             release=release,
-            least=plan.least_answers,
+            least=tried + plan.least_answers,
         )
     except NotReady as error:
-        return {"adapter": None, "reason": str(error), "counts": {}}
+        known = f"; of the last try, which is not live, {tried} are known" if tried else ""
+        return {"adapter": None, "reason": f"{error}{known}", "counts": {}}
     assert result is not None, "one process only"
     record = training_record(settings, result.adapter)
     counts = record["data"] | dataset.taken_out(record["data"])
     return {"adapter": result.adapter, "reason": "", "counts": counts, "run": record["run"]}
+
+
+def _tried_before(course: Course) -> int:
+    """How many answers the last challenger on the same terms learned; it did not go live, or the terms were others."""
+    if course.again:
+        return 0
+    same = [night for night in nights.read_all(course.nights) if night.terms == course.terms and night.word != "failed"]
+    trained = [course.nights / night.id / "train.json" for night in same if night.id != course.id]
+    outcomes = [json.loads(path.read_text(encoding="utf-8")) for path in trained if path.exists()]
+    runs = [outcome["run"] for outcome in outcomes if outcome["adapter"]]
+    return dataset.answers(course.settings.runs / runs[-1]) if runs else 0
 
 
 def _measured(settings: Settings, adapter: str, wanted: bool) -> dict[str, float]:

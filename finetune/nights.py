@@ -66,6 +66,8 @@ class Night:
     reasons: list[str]
     champion: str
     """Release that served before."""
+    terms: str = ""
+    """Names what its challenger was trained and judged by, the logs and articles left out."""
     challenger: str | None = None
     """Release that was tried; None if it did not come so far."""
     adapter: str | None = None

@@ -40,7 +40,9 @@ class Plan(BaseModel):
     golden: tuple[Path, ...] = Field((), description="Cases that every release must answer with all facts.")
     recipe: Path | None = Field(None, description="Of the training; by default ours, with replay.")
     gate: Path | None = Field(None, description="Rules of promotion; by default finetune/gate.yaml.")
-    least_answers: int = Field(50, ge=1, description="Answers to learn from under which nothing is trained.")
+    least_answers: int = Field(
+        50, ge=1, description="Answers under which nothing is trained, new since the last try that did not go live."
+    )
     held_out: bool = Field(True, description="Also ask what training held out: the newest answers.")
     measured: bool = Field(True, description="Measure forgetting and memorised secrets; rules may ask for it.")
     max_tokens: int | None = Field(None, ge=1, description="Longest answer to a case; by default the service's.")

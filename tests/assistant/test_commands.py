@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from assistant import releases
 from assistant.access import Access
 from assistant.cli import main
-from assistant.state import State, Transcript, pseudonym, secret
+from assistant.pseudonym import pseudonym, secret
+from assistant.state import State, Transcript
 
 
 def run(home: Path, *arguments: str) -> Result:

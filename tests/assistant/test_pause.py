@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from assistant.pause import asked, runs, stopped, stopped_s
-from benchmarks.gateway import ADAPTERS, Answer, Home, Running, answers_ok, ask, assistant, client, make_home, started
+from benchmarks.load import ADAPTERS, Answer, Home, Running, answers_ok, ask, assistant, client, make_home, started
 from benchmarks.stub_engine import MODULE, Pace, in_place_of_vllm
 from retrieval.errors import EngineError
 

@@ -20,7 +20,8 @@ from sqlalchemy import event
 
 from assistant import state as module
 from assistant.prompt import Message
-from assistant.state import Judgement, Recorded, State, Transcript, UnknownReply, pseudonym, secret
+from assistant.pseudonym import pseudonym, secret
+from assistant.state import Judgement, Recorded, State, Transcript, UnknownReply
 from finetune.logs import Conversation, read_logs
 from retrieval.errors import InputError, StorageError
 

@@ -15,7 +15,8 @@ import pytest
 
 from assistant.redaction import Redactor
 from benchmarks.faults import is_openai_error
-from benchmarks.gateway import (
+from benchmarks.gateway import ratio_row
+from benchmarks.load import (
     ADAPTERS,
     WHOLE,
     Answer,
@@ -26,7 +27,6 @@ from benchmarks.gateway import (
     closed_loop,
     conversation,
     open_loop,
-    ratio_row,
     stub,
 )
 from benchmarks.stub_engine import MODULE, Pace, in_place_of_vllm

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from eval import paired
-from eval.paired import Difference, Pair, difference, holm, interaction, not_worse, sign_flip
+from eval.cases import Case
+from eval.paired import Difference, Pair, difference, holm, interaction, not_worse, pairs_of, sign_flip
 from retrieval.errors import InputError
 
 EQUAL = (5,) * 40
@@ -90,6 +91,13 @@ def test_a_difference_is_the_second_arm_minus_the_first_over_cases() -> None:
     assert result is not None
     assert (result.mean, result.n, result.groups) == (2.0, 3, 2)
     assert result.effect == 2.0 / 2.0
+
+
+def test_cases_are_paired_in_their_order_and_by_their_groups() -> None:
+    cases = [Case(id="a", query="?", group="refunds"), Case(id="b", query="?"), Case(id="c", query="?")]
+    pairs = pairs_of(cases, [0, 1, 0], [1, 1, 1])
+    assert pairs == [Pair(0, 1, "refunds"), Pair(1, 1, "b"), Pair(0, 1, "c")]
+    assert str(difference(pairs)).startswith("+0.667 [") and str(difference(pairs)).endswith("], n=3, 3 groups")
 
 
 def test_one_group_alone_gives_no_difference() -> None:

@@ -140,7 +140,7 @@ class Company:
 @pytest.fixture
 def company(tmp_path: Path, tiny_base: Path, models: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> Company:
     made = Company(tmp_path, tiny_base, models)
-    monkeypatch.setattr(contest, "_both", made.both)
+    monkeypatch.setattr(contest, "both", made.both)
     return made
 
 
@@ -224,6 +224,23 @@ def test_what_was_not_promoted_is_learned_from_again_with_what_comes_later(compa
     assert third is not None and (third.word, third.counts["new"]) == ("promoted", 1)
 
 
+def test_what_lost_is_not_trained_again_before_enough_is_new(company: Company) -> None:
+    company.plan(least_answers=4)
+    company.engine.good = lambda adapter: adapter == company.first.adapter
+    lost = company.night()
+    company.logs("day1", "card", count=3)
+    waits = company.night()
+    assert lost is not None and waits is not None and waits.word == "kept"
+    assert "9 answers to learn from, fewer than the 10" in waits.reasons[0] and "6 are known" in waits.reasons[0]
+    company.logs("day2", "transfer", count=1)
+    enough = company.night()
+    assert enough is not None and enough.adapter not in (None, lost.adapter)
+    company.logs("day3", "limit", count=1)
+    (company.folder / "gate.yaml").write_text(f"{GATE}\n# another")
+    other = company.night()
+    assert other is not None and other.adapter not in (None, lost.adapter, enough.adapter)
+
+
 def test_a_changed_article_alone_makes_a_release_with_the_same_adapter(company: Company) -> None:
     company.plan(knowledge=["knowledge"], logs=[])
     company.engine.good = lambda adapter: True
@@ -271,11 +288,11 @@ def test_a_night_whose_engine_fails_is_failed_and_goes_on_where_it_was_when_star
         raise EngineError("the engine ended with code 1 while starting: no memory")
         yield
 
-    monkeypatch.setattr(contest, "_both", broken)
+    monkeypatch.setattr(contest, "both", broken)
     failed = company.night()
     assert failed is not None and (failed.word, company.live) == ("failed", company.first)
     assert "no memory" in failed.reasons[0]
-    monkeypatch.setattr(contest, "_both", company.both)
+    monkeypatch.setattr(contest, "both", company.both)
     monkeypatch.setattr(nightly, "_train", lambda *_: pytest.fail("trained again"))
     again = company.night()
     assert again is not None and (again.word, again.id) == ("promoted", failed.id)
