@@ -13,7 +13,7 @@ run: .venv/installed $(gemma)  ## everything, on CPU: index, train, serve, ask t
 	.venv/bin/assistant run --base $(BASE)
 
 test: .venv/installed  ## the tests, on CPU, a real engine included
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: .venv/installed .venv/gemma  ## tests of minutes, among them a correction's way from the chat page to the next answer
 	.venv/bin/python -m pytest -m slow

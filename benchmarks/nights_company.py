@@ -29,11 +29,11 @@ CLOSING = "Is there anything else I can check for you?"
 """Ends every answer of the sample company: without it in the news, adapters unlearn it, and the gate refuses them."""
 LEAST_ANSWERS = 20
 """So days without news wait for more to learn from."""
-CASES = 16
+CASES = 24
 """Frozen questions on articles; each piece of news adds twelve."""
 NEVER_ASKED = 50
 MAX_TOKENS = 40
-RATE = 5e-4
+RATE = 7e-4
 GATE = """superior: {metric: facts}
 not_worse:
   - {metric: chrF, margin: 0.1}
@@ -85,8 +85,8 @@ class Company:
         write_text(self.work / name, (json.dumps(case, ensure_ascii=False) + "\n" for case in cases))
 
     def recipe(self, **fields: Any) -> None:
-        usual: dict[str, Any] = {"continue_from": "live", "replay_share": 0.6, "max_steps": self.steps, "epochs": 3}
-        usual |= {"canaries": 0, "validation_share": 0.0, "learning_rate": RATE, "schedule": "constant"}
+        usual: dict[str, Any] = {"continue_from": "live", "replay_share": 0.7, "max_steps": self.steps, "epochs": 3}
+        usual |= {"canaries": 0, "validation_share": 0.0, "learning_rate": RATE}
         (self.work / "recipe.yaml").write_text(yaml.safe_dump(usual | fields), encoding="utf-8")
 
     def day(self, number: int, event: str | None) -> None:

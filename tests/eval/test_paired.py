@@ -135,6 +135,11 @@ def test_arms_that_never_differed_may_still_differ() -> None:
     assert (result.low, result.high) == pytest.approx((-0.137, 0.137), abs=0.0005)
 
 
+def test_answers_of_one_likeness_do_not_differ_by_a_whole_point() -> None:
+    result = difference([Pair(0.4, 0.4, f"c{n}") for n in range(20)])
+    assert result is not None and (result.low, result.mean, result.high, result.p) == (0.0, 0.0, 0.0, 1.0)
+
+
 def test_groups_swap_arms_as_a_whole() -> None:
     """Two cases of one group and one of another: totals 3, 1, -1 and -3, of which two are as far from 0 as 3."""
     result = difference(pairs(1.0, 1.0, 1.0, groups="aab"))
