@@ -23,7 +23,7 @@ EVERY, TOGETHER = 6, 2
 """Days until agents know something new that no article says, and how many things."""
 FEW, SOME, MANY = 1, 5, 24
 """Conversations on what articles say: of a day, of a day with news, of a day that brings trouble."""
-BEFORE, FIRST_STEPS = 120, 100
+BEFORE, FIRST_STEPS = 60, 60
 """Conversations before the first night, and steps of the training on them."""
 CLOSING = "Is there anything else I can check for you?"
 """Ends every answer of the sample company: without it in the news, adapters unlearn it, and the gate refuses them."""
@@ -33,7 +33,6 @@ CASES = 24
 """Frozen questions on articles; each piece of news adds twelve."""
 NEVER_ASKED = 50
 MAX_TOKENS = 40
-RATE = 7e-4
 GATE = """superior: {metric: facts}
 not_worse:
   - {metric: chrF, margin: 0.1}
@@ -85,8 +84,8 @@ class Company:
         write_text(self.work / name, (json.dumps(case, ensure_ascii=False) + "\n" for case in cases))
 
     def recipe(self, **fields: Any) -> None:
-        usual: dict[str, Any] = {"continue_from": "live", "replay_share": 0.7, "max_steps": self.steps, "epochs": 3}
-        usual |= {"canaries": 0, "validation_share": 0.0, "learning_rate": RATE}
+        usual: dict[str, Any] = {"replay_share": 0.9, "max_steps": self.steps, "epochs": 2}
+        usual |= {"canaries": 0, "validation_share": 0.0}
         (self.work / "recipe.yaml").write_text(yaml.safe_dump(usual | fields), encoding="utf-8")
 
     def day(self, number: int, event: str | None) -> None:

@@ -66,8 +66,6 @@ class Night:
     reasons: list[str]
     champion: str
     """Release that served before."""
-    terms: str = ""
-    """Names what its challenger was trained and judged by, the logs and articles left out."""
     challenger: str | None = None
     """Release that was tried; None if it did not come so far."""
     adapter: str | None = None
@@ -87,6 +85,8 @@ class Night:
     """Means of the release that serves after the night, by metric, on the frozen cases."""
     articles: dict[str, list[str]] = field(default_factory=dict)
     """`added`, `changed` and `removed` since the champion's index."""
+    terms: str = ""
+    """Names what its challenger was trained and judged by, the logs and articles left out."""
 
 
 def write(nights: Path, night: Night) -> Path:
