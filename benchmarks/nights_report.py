@@ -73,7 +73,7 @@ def report(company: Company, told: Sequence[Told], first: str, engine: Direct) -
     compared = {
         f"the adapter of night {then.number}": _facts(company, engine, replace(last, adapter=then.adapter), early),
         "the last one, with replay": _facts(company, engine, last, early),
-        "trained on the same days without replay": _facts(company, engine, replace(last, adapter=bare), early),
+        "one that went on, without replay": _facts(company, engine, replace(last, adapter=bare), early),
     }
     print(f"\n{len(early)} questions on what was new in the first {EVERY} nights:")
     _compare(compared, early)
