@@ -23,7 +23,7 @@ EVERY, TOGETHER = 6, 2
 """Days until agents know something new that no article says, and how many things."""
 FEW, SOME, MANY = 1, 5, 24
 """Conversations on what articles say: of a day, of a day with news, of a day that brings trouble."""
-BEFORE, FIRST_STEPS = 60, 60
+BEFORE, FIRST_STEPS = 120, 100
 """Conversations before the first night, and steps of the training on them."""
 CLOSING = "Is there anything else I can check for you?"
 """Ends every answer of the sample company: without it in the news, adapters unlearn it, and the gate refuses them."""
@@ -32,6 +32,7 @@ LEAST_ANSWERS = 20
 CASES = 24
 """Frozen questions on articles; each piece of news adds twelve."""
 NEVER_ASKED = 50
+RATE = 8e-4
 MAX_TOKENS = 40
 GATE = """superior: {metric: facts}
 not_worse:
@@ -61,7 +62,10 @@ class Company:
         self.no_article = yaml.safe_load((source / "_no_article.yaml").read_text(encoding="utf-8"))
         self.seen = [policy for i, policy in enumerate(policies) if i % 5]
         self.unseen = [policy for i, policy in enumerate(policies) if not i % 5]
-        self.news: list[dict[str, Any]] = yaml.safe_load(NEWS.read_text(encoding="utf-8"))
+        told = yaml.safe_load(NEWS.read_text(encoding="utf-8"))
+        said = ("logged", "asked")
+        worded = [{kind: [text.format(**item) for text in told[kind]] for kind in said} for item in told["news"]]
+        self.news: list[dict[str, Any]] = [item | words for item, words in zip(told["news"], worded, strict=True)]
 
     def found(self) -> None:
         """Articles, cases and the plan as they are before the first night."""
@@ -84,8 +88,8 @@ class Company:
         write_text(self.work / name, (json.dumps(case, ensure_ascii=False) + "\n" for case in cases))
 
     def recipe(self, **fields: Any) -> None:
-        usual: dict[str, Any] = {"replay_share": 0.9, "max_steps": self.steps, "epochs": 2}
-        usual |= {"canaries": 0, "validation_share": 0.0}
+        usual: dict[str, Any] = {"continue_from": "live", "replay_share": 0.6, "max_steps": self.steps, "epochs": 3}
+        usual |= {"canaries": 0, "validation_share": 0.0, "learning_rate": RATE}
         (self.work / "recipe.yaml").write_text(yaml.safe_dump(usual | fields), encoding="utf-8")
 
     def day(self, number: int, event: str | None) -> None:
