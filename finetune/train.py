@@ -12,6 +12,7 @@ import json
 import math
 import resource
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from retrieval.errors import InputError, SupportError
 from retrieval.files import storage_errors, write_text
 
 _GRADIENT_NORM = 1.0
+_RUINED_STEPS = 8
 """Gradients are clipped to this norm."""
 
 
@@ -175,6 +177,8 @@ class _Run:
         steps = max(1, math.ceil(len(training) * recipe.epochs / recipe.batch_size))
         self.steps = min(steps, recipe.max_steps or steps)
         self.budget_s = recipe.minutes * 60 if recipe.minutes else math.inf
+        self.lowest = math.inf
+        self.recent: deque[float] = deque(maxlen=_RUINED_STEPS)
 
     def fit(self) -> Progress:
         """Go through the batches to the end; the model then has the weights of the best validation."""
@@ -244,6 +248,7 @@ class _Run:
             group["lr"] = rate
         loss, micro_batch = self._gradients(rows, progress.micro_batch)
         self._check_finite(loss, progress.step + 1)
+        self._check_not_guessing(loss, progress.step + 1)
         torch.nn.utils.clip_grad_norm_(self.parameters, _GRADIENT_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -332,10 +337,21 @@ class _Run:
 
     def _check_finite(self, value: float, step: int) -> None:
         if not math.isfinite(value):
-            raise SupportError(
-                f"training diverged at step {step}: the loss is {value}; no adapter was kept. "
-                f"Lower learning_rate (now {self.recipe.learning_rate}) in the recipe"
-            )
+            raise self._diverged(step, f"the loss is {value}")
+
+    def _check_not_guessing(self, loss: float, step: int) -> None:
+        """Raise where a model that knew better gives every token the same chance by now: it does not come back."""
+        self.lowest = min(self.lowest, loss)
+        self.recent.append(loss)
+        guessing = math.log(self.model.get_input_embeddings().num_embeddings)
+        if len(self.recent) == _RUINED_STEPS and min(self.recent) > 0.95 * guessing and self.lowest < guessing / 2:
+            raise self._diverged(step, f"for {_RUINED_STEPS} steps the loss is that of guessing, {guessing:.1f}")
+
+    def _diverged(self, step: int, how: str) -> SupportError:
+        return SupportError(
+            f"training diverged at step {step}: {how}; no adapter was kept. "
+            f"Lower learning_rate (now {self.recipe.learning_rate}) in the recipe"
+        )
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

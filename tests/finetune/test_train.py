@@ -110,6 +110,13 @@ def test_a_learning_rate_that_diverges_is_an_error_and_keeps_no_adapter(tiny_bas
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+def test_a_model_that_only_guesses_by_now_has_diverged_though_its_loss_is_finite(smollm: Path, tmp_path: Path) -> None:
+    ruinous = RECIPE.model_copy(update={"learning_rate": 1e4, "max_steps": 60})
+    with pytest.raises(SupportError, match=r"diverged at step \d+: for 8 steps the loss is that of guessing, 10\.8"):
+        run_training(smollm, tmp_path, ruinous)
+    assert not (tmp_path / "adapters").exists()
+
+
 def test_a_last_step_that_diverges_keeps_no_adapter_either(tiny_base: Path, tmp_path: Path) -> None:
     """The loss is looked at before each step, so weights that only the last step ruined were published."""
     ruinous = RECIPE.model_copy(update={"learning_rate": 1e30, "max_steps": 1})
