@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from assistant import releases
 from assistant.live_index import open_index
@@ -169,7 +170,8 @@ def _draw(path: Path, told: Sequence[Told], facts: Sequence[dict[str, float]], c
             axis.plot(at, [means[number] for number in at], marker, color=colour, label=word)
     for each in told:
         if each.event:
-            said = {"rotation": 90, "fontsize": 8, "color": "#57606a", "ha": "center", "va": "bottom"}
+            said: dict[str, Any] = {"rotation": 90, "fontsize": 8, "color": "#57606a", "ha": "center", "va": "bottom"}
+            said["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
             axis.annotate(f"{each.event}: {each.word}", (each.number, 0.01 * top), **said)
     axis.set(xlabel="night", ylabel=f"share of {len(cases)} answers with every fact", ylim=(0, top))
     axis.legend(loc="upper left", frameon=False, fontsize=8)

@@ -7,8 +7,8 @@ support lead adds cases, in other words. Other days bring too little to train on
 ten rows only, a broken export, poisoned answers, a recipe that diverges, a policy that changes with its article and
 cases. Every night is the real one, with the smallest base. It is accelerated: one passage a question, training goes on
 from the adapter that serves, and answers come from transformers. What a person would do in the morning is done: a
-poisoned or broken file goes, a recipe is put right. Some trouble waits for the day after a promotion, since only then it
-comes alone.
+poisoned or broken file goes, a recipe is put right. Some trouble waits for the day after a promotion, since only then
+it comes alone.
 
 In the end every release that served is asked the same questions: on articles, which no gate asked, and on all that was
 new, which gates asked. Those on the first news are put to the adapter that had just learned them, to the last one, and
