@@ -53,8 +53,8 @@ CHANGES = {
 class Company:
     """The sample company's articles, cases and logs, day by day; the same seed gives the same days."""
 
-    def __init__(self, work: Path, steps: int | None) -> None:
-        self.work, self.steps = work, steps
+    def __init__(self, work: Path) -> None:
+        self.work = work
         self.settings = read_settings(home=work / "home", base=BASE, passages=1, engine_concurrency=AT_ONCE)
         self.script = runpy.run_path(str(ROOT / "samples" / "make_logs.py"))
         source = self.script["SOURCE"]
@@ -88,7 +88,7 @@ class Company:
         write_text(self.work / name, (json.dumps(case, ensure_ascii=False) + "\n" for case in cases))
 
     def recipe(self, **fields: Any) -> None:
-        usual: dict[str, Any] = {"continue_from": "live", "replay_share": 0.6, "max_steps": self.steps, "epochs": 3}
+        usual: dict[str, Any] = {"continue_from": "live", "replay_share": 0.6, "epochs": 3}
         usual |= {"canaries": 0, "validation_share": 0.0, "learning_rate": RATE}
         (self.work / "recipe.yaml").write_text(yaml.safe_dump(usual | fields), encoding="utf-8")
 

@@ -160,6 +160,7 @@ def _draw(path: Path, told: Sequence[Told], facts: Sequence[dict[str, float]], c
     matplotlib.use("svg")
     from matplotlib import pyplot
 
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
     figure, axis = pyplot.subplots(figsize=(10, 4.5))
     means = [_mean(scores, cases) for scores in facts]
     top = max(0.4, 1.3 * max(means))

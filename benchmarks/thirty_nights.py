@@ -1,6 +1,6 @@
 """Thirty nights of the sample company (synthetic, English): what each came to, and what they add up to.
 
-    python -m benchmarks.thirty_nights --work DIR [--nights 30] [--steps STEPS]
+    python -m benchmarks.thirty_nights --work DIR [--nights 30]
 
 Every sixth day agents come to know two things that no article says (nights_news.yaml): customers ask about it, and a
 support lead adds cases, in other words. Other days bring too little to train on, which waits. Some days bring trouble:
@@ -58,10 +58,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--nights", type=int, default=30, help="how many (default: 30)")
-    parser.add_argument("--steps", type=int, help="optimiser steps of a night at most")
     options = parser.parse_args()
     work: Path = options.work
-    company = Company(work, options.steps)
+    company = Company(work)
     story = work / "story.jsonl"
     told = [Told(**json.loads(line)) for line in story.read_text().splitlines()] if story.exists() else []
     if not (work / "first").exists():

@@ -412,14 +412,14 @@ def _train(course: Course, logs: Sequence[Path], index_id: str) -> dict[str, Any
 
 
 def _tried_before(course: Course) -> int:
-    """How many answers the last challenger on the same terms learned; it did not go live, or the terms were others."""
+    """How many answers the last challenger on these terms learned: it did not go live, since then they would differ."""
     if course.again:
         return 0
     same = [night for night in nights.read_all(course.nights) if night.terms == course.terms and night.word != "failed"]
     trained = [course.nights / night.id / "train.json" for night in same if night.id != course.id]
     outcomes = [json.loads(path.read_text(encoding="utf-8")) for path in trained if path.exists()]
-    runs = [outcome["run"] for outcome in outcomes if outcome["adapter"]]
-    return dataset.answers(course.settings.runs / runs[-1]) if runs else 0
+    runs = [course.settings.runs / outcome["run"] for outcome in outcomes if outcome["adapter"]]
+    return dataset.answers(runs[-1]) if runs and runs[-1].is_dir() else 0
 
 
 def _measured(settings: Settings, adapter: str, wanted: bool) -> dict[str, float]:
