@@ -229,22 +229,35 @@ def _replayed(
     held_out: Sequence[HeldOut],
     recipe: Recipe,
 ) -> list[Turn]:
-    """Answers of earlier runs, as many as the recipe's share asks for.
+    """Answers of earlier runs, as many as the recipe's share asks for, and of each run as many as of any other.
 
     None to a question that `turns` answer, perhaps otherwise by now; none that the rules speak against, or that is
-    held out.
+    held out. Drawn from all at once, what a night taught would drown in a first import of years.
     """
     wanted = round(len(turns) * recipe.replay_share / (1 - recipe.replay_share))
     told: dict[tuple[str, str], Turn] = {}
+    run_of: dict[tuple[str, str], Path] = {}
     for run in earlier if wanted else ():
         path = run / FOLDER / "turns.jsonl"
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             turn = turn_of(json.loads(line))
             if not quality.fault(turn, languages):
-                told.setdefault((turn.question, turn.answer.content), turn)
-    answered_now = [HeldOut.case(turn.place, turn.question) for turn in turns]
-    left = split.without_twins(list(told.values()), [*held_out, *answered_now])
-    return random.Random(recipe.seed).sample(left, min(wanted, len(left)))
+                told.setdefault(_said(turn), turn)
+                run_of.setdefault(_said(turn), run)
+    lessons = duplicates.lessons([*turns, *told.values()])
+    known = set(lessons[: len(turns)])
+    old = [turn for turn, lesson in zip(told.values(), lessons[len(turns) :], strict=True) if lesson not in known]
+    left = split.without_twins(old, held_out)
+    drawn: Counter[Path] = Counter()
+    order: list[tuple[int, Turn]] = []
+    for turn in random.Random(recipe.seed).sample(left, len(left)):
+        order.append((drawn[run_of[_said(turn)]], turn))
+        drawn[run_of[_said(turn)]] += 1
+    return [turn for _, turn in sorted(order, key=lambda ranked: ranked[0])[:wanted]]
+
+
+def _said(turn: Turn) -> tuple[str, str]:
+    return turn.question, turn.answer.content
 
 
 def _examples(

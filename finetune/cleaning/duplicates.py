@@ -9,7 +9,7 @@ import functools
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from assistant.citations import numbers
@@ -150,18 +150,22 @@ def preference(turn: Turn) -> tuple[Any, ...]:
     return _RANK[turn.source], age, turn.place, turn.answer.content
 
 
-def distinct(turns: Sequence[Turn]) -> list[Turn]:
-    """One turn of each set that teaches the same, the one that `preference` puts first; in the order given.
-
-    A set is what customers said so far, nearly alike (`SAME`), with the same figures and as many tools' replies;
-    its answers may differ: what contradicts a correction, or a newer answer, goes. Cleaning twice changes nothing.
-    """
+def lessons(turns: Sequence[Turn]) -> list[Hashable]:
+    """What each turn teaches an answer to: equal where customers said nearly the same so far (`SAME`), with the same
+    figures and as many tools' replies."""
     said = [plain("\n".join(m.content for m in turn.conversation if m.role in ("user", "tool"))) for turn in turns]
     sets = connected(len(turns), joined(said, SAME))
-    best: dict[tuple[Any, ...], int] = {}
-    for i, turn in enumerate(turns):
-        replies = sum(message.role == "tool" for message in turn.conversation)
-        place = sets[i], numbers(said[i]), replies
-        if place not in best or preference(turn) < preference(turns[best[place]]):
-            best[place] = i
+    replies = [sum(message.role == "tool" for message in turn.conversation) for turn in turns]
+    return [(of, numbers(text), count) for of, text, count in zip(sets, said, replies, strict=True)]
+
+
+def distinct(turns: Sequence[Turn]) -> list[Turn]:
+    """One turn of each of `lessons`, the one that `preference` puts first; in the order given.
+
+    Their answers may differ: what contradicts a correction, or a newer answer, goes. Cleaning twice changes nothing.
+    """
+    best: dict[Hashable, int] = {}
+    for i, lesson in enumerate(lessons(turns)):
+        if lesson not in best or preference(turns[i]) < preference(turns[best[lesson]]):
+            best[lesson] = i
     return [turns[i] for i in sorted(best.values())]

@@ -165,6 +165,31 @@ def test_what_was_learned_before_is_not_replayed_beside_its_correction(prepared,
     assert made.counts["replayed from earlier runs"] == 7
 
 
+def test_the_same_words_about_another_thing_do_not_keep_an_old_answer_from_replay(prepared, tmp_path: Path) -> None:
+    def about(what: str, who: str) -> Conversation:
+        question = f"My father worries, so he wants to know your {what}"
+        said = Message("user", question), Message("assistant", f"Our {what} is {who}, for all of our customers.")
+        return Conversation("logs.jsonl:1", said)
+
+    prepared(about("partner bank", "Nordholm Bank"), run="earlier")
+    recipe = changed(replay_share=0.5)
+    other = prepared(about("card courier", "Swiftgull"), recipe=recipe, earlier=[tmp_path / "earlier"], run="other")
+    assert other.counts["replayed from earlier runs"] == 1
+    newer = about("partner bank", "Kessler Bank")
+    assert prepared(newer, recipe=recipe, earlier=[tmp_path / "earlier"]).counts["replayed from earlier runs"] == 0
+
+
+def test_a_small_night_is_replayed_as_much_as_a_large_first_import(prepared, tmp_path: Path, tokenizer) -> None:
+    prepared(*map(log, range(12)), run="import")
+    night = "You can request a refund within 90 days, says the night."
+    prepared(log(12, night), log(13, night), run="night")
+    earlier = [tmp_path / "night", tmp_path / "import"]
+    made = prepared(*map(log, range(14, 16)), recipe=changed(replay_share=2 / 3), earlier=earlier)
+    assert made.counts["replayed from earlier runs"] == 4
+    told = [tokenizer.decode(row["ids"][-row["answer"] :]) for row in made.training]
+    assert sum("says the night" in answer for answer in told) == 2
+
+
 def test_a_cap_on_topics_is_counted(prepared) -> None:
     counts = prepared(*map(log, range(8)), recipe=changed(topic_share=0.5)).counts
     assert counts["turns: beyond topic_share"] == 0  # no topic goes under fifty turns
