@@ -151,6 +151,8 @@ def search(
     from assistant.redaction import redact
     from retrieval.index import Filters
 
+    if not query.strip():
+        raise click.BadParameter("it is empty; ask something", param_hint="QUERY")
     share_cores()
     from assistant.live_index import open_live
 

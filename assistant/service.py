@@ -520,7 +520,12 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
     async def on_invalid_request(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        return _json(_error(f"{place}: {first['msg']}", "invalid_request_error", None, place), 400)
+        message = f"{place}: {first['msg']}"
+        if first["type"] == "json_invalid":
+            message = f"the body is not JSON, at character {place}: {first['ctx']['error']}"
+        elif place == "body":
+            message = "the body is no JSON object; send one, with the header content-type: application/json"
+        return _json(_error(message, "invalid_request_error", None, place), 400)
 
     @app.exception_handler(Exception)
     async def on_surprise(request: Request, error: Exception) -> Response:

@@ -7,7 +7,8 @@ const TEXTS = {
   en: {
     title: "Operations", otherLanguage: "中文", judging: "Judge answers", key: "API key of an administrator",
     unlock: "Continue", last: "Last night", empty: "There has been no night yet",
-    start: "A night learns from the day's conversations, and replaces what serves only if that is better. Begin with:",
+    start: "A night learns from the day's conversations, and replaces what serves only if that is better. " +
+      "Say in nightly.yaml, in ASSISTANT_HOME, where logs and cases lie (the README shows how); then begin with:",
     startThen: "Then have cron or a systemd timer do the same every night. This page shows what came of it.",
     missed: "Questions without an article", missedWhat: "What customers asked and no passage answered, by how many asked.",
     noMisses: "None in the last night.", customers: "customers", customer: "customer", nights: "Nights", began: "Began",
@@ -28,7 +29,8 @@ const TEXTS = {
   },
   zh: {
     title: "运维", otherLanguage: "English", judging: "评审回答", key: "管理员的 API 密钥", unlock: "继续", last: "最近一晚",
-    empty: "还没有运行过夜间任务", start: "夜间任务从当天的对话中学习，只有更好时才替换线上版本。请先运行：",
+    empty: "还没有运行过夜间任务", start: "夜间任务从当天的对话中学习，只有更好时才替换线上版本。" +
+      "请先在 ASSISTANT_HOME 的 nightly.yaml 中写明日志和用例的位置（格式见 README），然后运行：",
     startThen: "之后用 cron 或 systemd 定时器每晚运行。结果会显示在本页。", missed: "缺少文章的问题",
     missedWhat: "客户问过、但没有任何段落能回答的问题，按提问人数排序。", noMisses: "最近一晚没有。", customers: "位客户",
     customer: "位客户", nights: "历次夜间任务", began: "开始时间", ended: "结果", fresh: "新记录", facts: "事实齐全", took: "用时",

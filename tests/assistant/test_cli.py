@@ -259,6 +259,11 @@ def test_what_an_index_is_fitted_to_can_be_chosen(company: Path, option: str) ->
     assert chosen["vectors"].startswith("flat-sq8" if option == "--small-index" else "flat,")
 
 
+def test_a_search_for_nothing_is_refused() -> None:
+    done = CliRunner().invoke(main, ["search", " "])
+    assert done.exit_code == 2 and "it is empty" in done.output
+
+
 def test_search_shows_the_decision_and_why_and_where_each_passage_stands(company: Path) -> None:
     index_company(company)
     lines = invoke("search", "refund").stdout.splitlines()

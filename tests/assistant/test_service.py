@@ -215,10 +215,24 @@ def test_a_bad_request_is_refused_in_openais_shape(
     assert reply.json()["error"]["message"].startswith(message)
 
 
-def test_no_json_is_refused_in_openais_shape(client: TestClient) -> None:
-    reply = client.post("/v1/chat/completions", content=b"{")
+@pytest.mark.parametrize(
+    ("kind", "content", "told"),
+    [
+        ("application/json", "{", "the body is not JSON, at character 1: Expecting property name"),
+        ("application/json", "[]", "the body is no JSON object; send one, with the header content-type"),
+        (
+            "application/x-www-form-urlencoded",
+            '{"messages": []}',
+            "the body is no JSON object; send one, with the header",
+        ),
+        ("application/json", "", "the body is no JSON object; send one, with the header"),
+    ],
+)
+def test_no_json_is_refused_in_openais_shape(client: TestClient, kind: str, content: str, told: str) -> None:
+    reply = client.post("/v1/chat/completions", content=content, headers={"content-type": kind})
     assert reply.status_code == 400
-    assert "error" in reply.json()
+    assert reply.json()["error"]["type"] == "invalid_request_error"
+    assert reply.json()["error"]["message"].startswith(told)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 import uvicorn
+from click.testing import CliRunner
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, Page, expect
@@ -20,6 +21,7 @@ from assistant import releases
 from assistant.access import Access, add_key
 from assistant.admission import Admission
 from assistant.chat import Assistant
+from assistant.cli import main
 from assistant.engine import Engine
 from assistant.exchange import Service
 from assistant.live import Live
@@ -418,9 +420,12 @@ def test_a_release_that_changed_meanwhile_is_shown_anew(home: Path, browser: Bro
     page.close()
 
 
-def test_without_a_night_the_page_says_how_to_start(page: Page) -> None:
+def test_without_a_night_the_page_says_how_to_start(page: Page, tmp_path: Path) -> None:
     page.goto("/operations")
-    expect(page.get_by_text("assistant nightly")).to_be_visible()
+    command = page.get_by_text("assistant nightly")
+    expect(command).to_be_visible()
+    done = CliRunner().invoke(main, [*command.inner_text().split()[1:], "--home", str(tmp_path)])
+    assert done.exit_code == 1 and "nightly.yaml cannot be read" in done.output
     expect(page.get_by_text("No release serves yet.")).to_be_visible()
     expect(page.locator("#nights")).to_be_hidden()
     expect(page.locator("#rollback")).to_be_hidden()
