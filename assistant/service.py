@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
@@ -12,7 +11,6 @@ from typing import Annotated, Any, TypeVar
 import orjson
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi import Path as PathParameter
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import Headers
@@ -30,18 +28,14 @@ from assistant.experiment import opening
 from assistant.prompt import Message as Turn
 from assistant.pseudonym import pseudonym
 from assistant.redaction import redact
+from assistant.refusals import answer_errors, as_json, denied, error_body
 from assistant.settings import Settings
 from assistant.state import State
 from retrieval.errors import (
     AccessDenied,
     EngineError,
-    EngineUnavailable,
     InputError,
-    LimitReached,
-    Overloaded,
-    StorageError,
     SupportError,
-    UnknownReply,
 )
 from retrieval.index import Filters
 from retrieval.language import Language
@@ -55,7 +49,6 @@ _CLOSED = 499
 Pages = Callable[[State, Callable[[Request], Tenant]], APIRouter]
 """Makes the routes of further pages from the database and a check that a request is an admin's, which says whose."""
 _Result = TypeVar("_Result")
-_log = logging.getLogger("assistant")
 
 
 def create_app(
@@ -139,7 +132,7 @@ def create_app(
             }
             for choice, reply in sorted(exchange.replies.items())
         ]
-        return _json(
+        return as_json(
             {
                 "id": exchange.id,
                 "object": "chat.completion",
@@ -282,10 +275,10 @@ def create_app(
         """
         assistant = service.live.assistant
         if reason := await not_ready():
-            return _json({"ready": False, "reason": reason}, 503)
+            return as_json({"ready": False, "reason": reason}, 503)
         parts = {"release": assistant.release, "adapter": assistant.adapter, "index": assistant.index.id}
         prompts = {name: each.id for name, each in assistant.prompts.items()}
-        return _json(
+        return as_json(
             {
                 "ready": True,
                 **parts,
@@ -317,7 +310,7 @@ def create_app(
     for page in pages:
         app.include_router(page(service.state, admin))
     _serve_page(app, settings.embed_origins)
-    _answer_errors(app, service)
+    answer_errors(app, service)
     app.add_middleware(_Door, service=service)
     described = app.openapi()
     described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -397,7 +390,7 @@ async def _events(
             piece = await anext(pieces, None)
     except SupportError as error:
         kind = "invalid_request_error" if isinstance(error, InputError) else "api_error"
-        yield _event(_error(str(error), kind, None))
+        yield _event(error_body(str(error), kind, None))
         return
     for piece in ends[:-1]:
         yield event(piece)
@@ -460,7 +453,7 @@ class _Door:
                 address = scope["client"][0] if scope.get("client") else "unknown"
                 self._service.access.tenant(Headers(scope=scope).get("authorization"), address)
             except AccessDenied as error:
-                return await _denied(error, self._service)(scope, receive, send)
+                return await denied(error, self._service)(scope, receive, send)
         read = 0
 
         async def limited() -> Message:
@@ -472,69 +465,3 @@ class _Door:
             return message
 
         await self._app(scope, limited, send)
-
-
-def _denied(error: AccessDenied, service: Service) -> Response:
-    service.metrics.rejected.labels("denied").inc()
-    body = _error(str(error), "authentication_error", "invalid_api_key")
-    return _json(body, 401, {"WWW-Authenticate": "Bearer"})
-
-
-def _answer_errors(app: FastAPI, service: Service) -> None:
-    """Errors in OpenAI's shape."""
-
-    @app.exception_handler(SupportError)
-    async def on_support_error(request: Request, error: SupportError) -> Response:
-        rejected = service.metrics.rejected
-        match error:
-            case AccessDenied():
-                return _denied(error, service)
-            case LimitReached():
-                rejected.labels("limit").inc()
-                body = _error(str(error), "rate_limit_error", "rate_limit_exceeded")
-                return _json(body, 429, {"Retry-After": str(error.retry_after_s)})
-            case Overloaded():
-                rejected.labels("overload").inc()
-                body = _error(str(error), "overloaded_error", "overloaded")
-                return _json(body, 503, {"Retry-After": str(error.retry_after_s)})
-            case UnknownReply():
-                return _json(_error(str(error), "invalid_request_error", "not_found"), 404)
-            case InputError():
-                return _json(_error(str(error), "invalid_request_error", None), 400)
-            case EngineUnavailable():
-                return _json(_error(str(error), "api_error", "engine_unavailable"), 503, {"Retry-After": "5"})
-            case StorageError():
-                _log.error("%s", error)
-                return _json(_error("the database does not answer", "api_error", "storage"), 503, {"Retry-After": "5"})
-        # What an engine says may quote the prompt.
-        what = type(error).__name__ if isinstance(error, EngineError) else error
-        _log.error("%s %s: %s", request.method, request.url.path, what)
-        return _json(_error(str(error), "api_error", None), 500)
-
-    @app.exception_handler(HTTPException)
-    async def on_http_exception(request: Request, error: HTTPException) -> Response:
-        body = _error(str(error.detail), "invalid_request_error", None)
-        return _json(body, error.status_code, dict(error.headers or {}))
-
-    @app.exception_handler(RequestValidationError)
-    async def on_invalid_request(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        message = f"{place}: {first['msg']}"
-        if first["type"] == "json_invalid":
-            message = f"the body is not JSON, at character {place}: {first['ctx']['error']}"
-        elif place == "body":
-            message = "the body is no JSON object; send one, with the header content-type: application/json"
-        return _json(_error(message, "invalid_request_error", None, place), 400)
-
-    @app.exception_handler(Exception)
-    async def on_surprise(request: Request, error: Exception) -> Response:
-        return _json(_error("something broke in the assistant; its log says what", "api_error", None), 500)
-
-
-def _json(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(body), status, headers, "application/json")
-
-
-def _error(message: str, kind: str, code: str | None, param: str | None = None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
