@@ -241,6 +241,16 @@ def test_what_lost_is_not_trained_again_before_enough_is_new(company: Company) -
     assert other is not None and other.adapter not in (None, lost.adapter, enough.adapter)
 
 
+def test_a_try_whose_run_is_deleted_keeps_no_night_from_training(company: Company) -> None:
+    company.plan(least_answers=4)
+    company.engine.good = lambda adapter: adapter == company.first.adapter
+    lost = company.night()
+    shutil.rmtree(company.settings.runs)
+    company.logs("day1", "card", count=1)
+    night = company.night()
+    assert lost is not None and night is not None and night.adapter not in (None, lost.adapter)
+
+
 def test_a_changed_article_alone_makes_a_release_with_the_same_adapter(company: Company) -> None:
     company.plan(knowledge=["knowledge"], logs=[])
     company.engine.good = lambda adapter: True
