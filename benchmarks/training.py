@@ -9,7 +9,7 @@
 
 LLaMA-Factory needs another, whose Python is given:
 
-    pip install llamafactory==0.9.5 torch==2.8.0
+    pip install llamafactory==0.9.5 torch==2.8.0 torchaudio==2.8.0
 
 Printed for each: prompt and answer tokens a second (the first step not counted), peak memory, and the loss of the
 adapter on the run's held-out rows, computed here for all of them; then the ratios to ours.
