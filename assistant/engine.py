@@ -57,6 +57,8 @@ class Usage:
     completion_tokens: int = 0
     cached_tokens: int | None = None
     """Of the prompt's, those that the engine had from earlier requests, if it says so."""
+    prompt_ids: str | None = None
+    """`prompt.tokens_id` of the prompt as the engine read it, if it says so."""
     finish_reason: str = "stop"
     """Why the answer ended; of several, the last one."""
 
@@ -198,6 +200,7 @@ class Engine:
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
+            "return_token_ids": True,
             **({} if whole else {"stream": True, "stream_options": {"include_usage": True}}),
             **sampling.passed,
         }
@@ -266,6 +269,8 @@ def _pieces(body: dict[str, Any], part: str, usage: Usage) -> Iterator[Piece]:
     if told := body.get("usage"):
         usage.prompt_tokens, usage.completion_tokens = told["prompt_tokens"], told["completion_tokens"]
         usage.cached_tokens = (told.get("prompt_tokens_details") or {}).get("cached_tokens")
+    if ids := body.get("prompt_token_ids"):
+        usage.prompt_ids = prompt.tokens_id(ids)
     for choice in body["choices"]:
         usage.finish_reason = choice.get("finish_reason") or usage.finish_reason
         said = choice[part]

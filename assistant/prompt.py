@@ -96,6 +96,11 @@ def build(
     ]
 
 
+def tokens_id(tokens: Sequence[int]) -> str:
+    """Names token ids."""
+    return content_id(*map(str, tokens))
+
+
 def tokens(
     tokenizer: Any, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), answered: bool = False
 ) -> list[int]:

@@ -1,7 +1,7 @@
 """A recorded reply, answered once more by its release: the same prompt token ids and, greedy in fp32, the same text.
 
-The transcript keeps what proves a prompt: the id of the messages, how many tokens they were, and how the engine was
-told to write. The release keeps the index and the adapter.
+The transcript keeps what proves a prompt: the ids of its messages and of its token ids, and how the engine was told to
+write. The release keeps the index and the adapter.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 from assistant import prompt, releases
 from assistant.base_models import languages, load_tokenizer, prepare, served_folder
 from assistant.chat import Arm, Assistant, Outcome
-from assistant.engine import BASE_NAME, Engine, Sampling
+from assistant.engine import Engine, Sampling
 from assistant.engine_process import EngineProcess
 from assistant.exchange import Reply, redacted
 from assistant.live import training_record
@@ -64,8 +64,10 @@ class Answered:
     """Names the messages that the engine was sent; None where no model was asked."""
     prompt_tokens: int
     """As the engine counted them."""
+    prompt_ids: str | None
+    """Names the prompt's token ids, as the engine read them; None where no model was asked."""
     text: str
-    """Redacted, with citation markers."""
+    """Redacted, with citation markers; then the calls of tools, without their ids."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,6 @@ class Replay:
     now: Answered
     tokens: tuple[int, ...] = ()
     """Ids of the prompt as the base's tokenizer makes them; none where no model answers."""
-    engine_tokens: tuple[int, ...] = ()
-    """The same as the engine makes them."""
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -90,8 +90,9 @@ class Replay:
 
     @property
     def same_tokens(self) -> bool:
-        """Engine and tokenizer make the same ids of the prompt, as many as the engine counted then."""
-        return self.tokens == self.engine_tokens and len(self.tokens) == self.then.prompt_tokens
+        """The engine then, the engine now and the tokenizer make the same ids of the prompt."""
+        told = prompt.tokens_id(self.tokens) if self.tokens else None
+        return self.then.prompt_ids == self.now.prompt_ids == told
 
     @property
     def first_difference(self) -> int | None:
@@ -158,11 +159,11 @@ def lines(replay: Replay) -> list[str]:
     else:
         told.append(f"prompt   differs: messages {then.asked} then, {now.asked} now")
     if replay.same_tokens and replay.tokens:
-        told.append(f"tokens   the same: {len(replay.tokens)} ids, by the engine and by the tokenizer")
+        told.append(f"tokens   the same: {len(replay.tokens)} ids, by the engine then and now, and by the tokenizer")
     elif not replay.same_tokens:
         told.append(
-            f"tokens   differ: {then.prompt_tokens} then; now {len(replay.engine_tokens)} by the engine, "
-            f"{len(replay.tokens)} by the tokenizer"
+            f"tokens   differ: {then.prompt_tokens} then; {now.prompt_tokens} now by the engine, {len(replay.tokens)} "
+            "by the tokenizer"
         )
     at = replay.first_difference
     if at is None:
@@ -181,15 +182,10 @@ def _recorded(settings: Settings, reply: str) -> Transcript:
     made = transcript.made
     if made.get("status", "answered") != "answered":
         raise InputError(f"the reply {transcript.id} was {made['status']} before its end; replay one that is whole")
-    if "asked" not in made:
+    if "asked" not in made or (transcript.route in _WRITTEN and not made["usage"].get("prompt_ids")):
         raise InputError(
-            f"the reply {transcript.id} of {transcript.at:%Y-%m-%d} was recorded by an earlier version, without the "
-            "sampling and the id of its prompt; replay a later one"
-        )
-    if (made["sampling"] or {}).get("passed", {}).get("tools"):
-        raise InputError(
-            f"the reply {transcript.id} was offered tools, whose part of the prompt cannot be checked; "
-            "replay one without"
+            f"the reply {transcript.id} of {transcript.at:%Y-%m-%d} was recorded without its sampling or the token ids "
+            "of its prompt, by an earlier version or of an engine that tells none; replay a later one"
         )
     return transcript
 
@@ -229,7 +225,6 @@ async def _replayed(assistant: Assistant, transcript: Transcript, written: bool)
     *said, recorded = transcript.messages
     sampling = _sampling(transcript.made["sampling"], assistant.settings)
     outcome, reply = Outcome(), Reply()
-    engine_tokens: list[int] = []
     try:
         if written:
             await _check_served(assistant)
@@ -237,8 +232,6 @@ async def _replayed(assistant: Assistant, transcript: Transcript, written: bool)
         async for piece in pieces:
             if piece.choice == 0:
                 reply.add(piece)
-        if written and outcome.messages:
-            engine_tokens = await _engine_tokens(assistant, arm, outcome.messages)
     except EngineUnavailable:
         if written:
             raise  # else no model was asked then, and one would be now
@@ -246,8 +239,13 @@ async def _replayed(assistant: Assistant, transcript: Transcript, written: bool)
         await assistant.engine.close()
     tokens: list[int] = []
     if written and outcome.messages:
+        if outcome.usage.prompt_ids is None:
+            raise EngineError(
+                f"the engine at {assistant.engine.url} tells no token ids of a prompt; leave out --url to start one "
+                "that does"
+            )
         tokenizer = load_tokenizer(prepare(assistant.settings.base, assistant.settings.models))
-        tokens = prompt.tokens(tokenizer, outcome.messages)
+        tokens = prompt.tokens(tokenizer, outcome.messages, sampling.passed.get("tools", ()))
     return Replay(
         reply=transcript.id,
         release=transcript.release,
@@ -255,20 +253,7 @@ async def _replayed(assistant: Assistant, transcript: Transcript, written: bool)
         then=_then(transcript, recorded),
         now=_now(assistant, arm, outcome, reply),
         tokens=tuple(tokens),
-        engine_tokens=tuple(engine_tokens),
     )
-
-
-async def _engine_tokens(assistant: Assistant, arm: Arm, messages: list[Message]) -> list[int]:
-    import aiohttp
-
-    try:
-        return await assistant.engine.tokens(assistant.adapter if arm.lora else BASE_NAME, messages)
-    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
-        raise EngineError(
-            f"the engine at {assistant.engine.url} tells no token ids ({type(error).__name__}); "
-            "a replay needs vLLM's /tokenize: leave out --url to start one"
-        ) from error
 
 
 async def _check_served(assistant: Assistant) -> None:
@@ -304,6 +289,7 @@ def _then(transcript: Transcript, reply: dict[str, Any]) -> Answered:
         degraded=tuple(made["degraded"]),
         asked=made["asked"],
         prompt_tokens=made["usage"]["prompt_tokens"],
+        prompt_ids=made["usage"].get("prompt_ids"),
         text=_text(reply),
     )
 
@@ -320,9 +306,11 @@ def _now(assistant: Assistant, arm: Arm, outcome: Outcome, reply: Reply) -> Answ
         degraded=tuple(outcome.degraded),
         asked=outcome.asked,
         prompt_tokens=outcome.usage.prompt_tokens,
+        prompt_ids=outcome.usage.prompt_ids,
         text=_text(redacted(reply.message())),
     )
 
 
 def _text(reply: dict[str, Any]) -> str:
-    return str(reply["content"] or "")
+    calls = [call["function"] for call in reply.get("tool_calls") or ()]
+    return str(reply["content"] or "") + "".join(f"{call['name']}({call['arguments']})" for call in calls)

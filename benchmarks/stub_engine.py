@@ -96,7 +96,7 @@ class _Stub:
 
     async def tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
-        ids = list(range(_prompt_tokens(body)))
+        ids = _ids(body | {"return_token_ids": True})["prompt_token_ids"]
         return web.json_response({"count": len(ids), "max_model_len": 2048, "tokens": ids})
 
     async def load(self, request: web.Request) -> web.Response:
@@ -146,7 +146,7 @@ class _Stub:
         message = {"role": "assistant", "content": "".join(pieces)}
         choice = {"index": 0, "message": message, "finish_reason": limit, "logprobs": None}
         return web.json_response(
-            {**_head(body, "chat.completion"), "choices": [choice], "usage": _usage(body, len(pieces))}
+            {**_head(body, "chat.completion"), "choices": [choice], "usage": _usage(body, len(pieces)), **_ids(body)}
         )
 
     async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
@@ -158,7 +158,7 @@ class _Stub:
         async def write(choices: list[dict[str, Any]], **more: Any) -> None:
             await reply.write(f"data: {json.dumps({**head, 'choices': choices, **more})}\n\n".encode())
 
-        await write([_choice({"role": "assistant", "content": ""})])
+        await write([_choice({"role": "assistant", "content": ""})], **_ids(body))
         due = time.monotonic()
         for number, piece in enumerate(pieces, 1):
             due += self._pace.interval_ms / 1000  # by the clock, so that a busy machine does not slow it down
@@ -199,6 +199,11 @@ def _choice(delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:
 
 def _prompt_tokens(body: dict[str, Any]) -> int:
     return sum(len(str(message["content"])) for message in body["messages"]) // 4 + 1
+
+
+def _ids(body: dict[str, Any]) -> dict[str, list[int]]:
+    """The prompt's token ids, made up, for who asks for them."""
+    return {"prompt_token_ids": list(range(_prompt_tokens(body)))} if body.get("return_token_ids") else {}
 
 
 def _usage(body: dict[str, Any], written: int) -> dict[str, int]:

@@ -18,7 +18,7 @@ import pytest
 from assistant import engine_process
 from assistant.engine import Engine, Piece, Sampling, Usage
 from assistant.engine_process import EngineProcess, check_port, free_port
-from assistant.prompt import Message
+from assistant.prompt import Message, tokens_id
 from assistant.settings import Settings
 from retrieval.errors import EngineError, EngineUnavailable, InputError
 
@@ -50,11 +50,12 @@ class _StubEngine(BaseHTTPRequestHandler):
             reply = {
                 "choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "length"}],
                 "usage": {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}},
+                "prompt_token_ids": [5, 6, 7],
             }
             self._send(200, json.dumps(reply).encode())
         else:
             chunks = [
-                {"choices": [{"delta": {"content": "He"}}]},
+                {"choices": [{"delta": {"content": "He"}}], "prompt_token_ids": [5, 6, 7]},
                 {"choices": [{"delta": {"content": "llo"}, "finish_reason": "length"}]},
                 {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}},
             ]
@@ -95,12 +96,14 @@ def test_pieces_and_usage_of_a_stream(url: str) -> None:
     usage = Usage()
     assert streamed(url, "good", usage) == "Hello"
     assert (usage.prompt_tokens, usage.completion_tokens, usage.finish_reason) == (3, 2, "length")
+    assert usage.prompt_ids == tokens_id([5, 6, 7]) != tokens_id([5, 67])
 
 
 def test_a_whole_answer_is_one_piece(url: str) -> None:
     usage = Usage()
     assert streamed(url, "good", usage, whole=True) == "Hello"
     assert (usage.completion_tokens, usage.finish_reason, usage.cached_tokens) == (2, "length", 1)
+    assert usage.prompt_ids == tokens_id([5, 6, 7])
 
 
 def test_text_that_comes_at_once_is_passed_on_at_once(url: str) -> None:

@@ -46,12 +46,12 @@ PROMPTS = "terse: {instructions: Answer in three words.}\n"
 
 
 class ReadingEngine(ThreadingHTTPServer):
-    """Says the last line of the passages, or `instead`; its tokenizer is the base's."""
+    """Says the last line of the passages, or `instead`, or calls a tool; its tokenizer is the base's."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.tokenizer, self.instead, self.models = tokenizer, "", ["base", ADAPTER]
-        self.tokenizes = True
+        self.tells_ids, self.calls = True, False
         self.asked: list[dict[str, Any]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -64,14 +64,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        tokens = prompt.tokens(self.server.tokenizer, [Message(**message) for message in body["messages"]])
-        if self.path == "/tokenize":
-            return self._send({"tokens": tokens} if self.server.tokenizes else {"detail": "Not Found"})
+        asked = [Message(**{**message, "content": message["content"] or ""}) for message in body["messages"]]
+        tokens = prompt.tokens(self.server.tokenizer, asked, body.get("tools", ()))
         self.server.asked.append(body)
         passages, _, _ = body["messages"][-1]["content"].partition("\n\n")
-        text = self.server.instead or passages.splitlines()[-1]
-        choice = {"index": 0, "message": {"content": text}, "finish_reason": "stop"}
-        self._send({"choices": [choice], "usage": {"prompt_tokens": len(tokens), "completion_tokens": 5}})
+        message: dict[str, Any] = {"content": self.server.instead or passages.splitlines()[-1]}
+        if self.server.calls:
+            call = {"name": "status", "arguments": '{"payment": "P-7"}'}
+            message = {"content": None, "tool_calls": [{"id": f"c{len(self.server.asked)}", "function": call}]}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        told = {"choices": [choice], "usage": {"prompt_tokens": len(tokens), "completion_tokens": 5}}
+        assert body["return_token_ids"]
+        self._send(told | ({"prompt_token_ids": tokens} if self.server.tells_ids else {}))
 
     def _send(self, body: dict[str, Any]) -> None:
         told = json.dumps(body).encode()
@@ -176,11 +180,11 @@ def test_a_reply_is_the_same_again_and_every_part_of_its_prompt_is(company: Comp
     done = replayed(company, reply, engine)
     assert done.same and done.changed == ()
     assert done.now == done.then and done.now.text == "A refund takes 5 days. [1]"
-    assert done.tokens == done.engine_tokens and len(done.tokens) == done.then.prompt_tokens > 50
+    assert done.now.prompt_ids == prompt.tokens_id(done.tokens) and len(done.tokens) == done.then.prompt_tokens > 50
     assert lines(done) == [
         "route    grounded",
         f"prompt   the same: messages {done.then.asked}",
-        f"tokens   the same: {len(done.tokens)} ids, by the engine and by the tokenizer",
+        f"tokens   the same: {len(done.tokens)} ids, by the engine then and now, and by the tokenizer",
         "text     the same: 26 characters",
         "the same",
     ]
@@ -216,7 +220,7 @@ def test_a_prompt_that_was_rewritten_since_is_named(company: Company, engine: Re
     assert "changed  prompt texts" in lines(done)
     assert f"prompt   differs: messages {done.then.asked} then, {done.now.asked} now" in lines(done)
     count = len(done.tokens)
-    assert f"tokens   differ: {count - 2} then; now {count} by the engine, {count} by the tokenizer" in lines(done)
+    assert f"tokens   differ: {count - 2} then; {count} now by the engine, {count} by the tokenizer" in lines(done)
 
 
 def test_a_prompt_that_is_gone_is_asked_for(company: Company, engine: ReadingEngine) -> None:
@@ -296,9 +300,6 @@ def test_a_release_that_was_pruned_says_which_part_is_gone(company: Company, eng
 def test_what_cannot_be_replayed_says_why(company: Company, engine: ReadingEngine) -> None:
     with pytest.raises(UnknownReply, match="there is no reply 'chatcmpl-0'"):
         replayed(company, "chatcmpl-0", engine)
-    tools = [{"type": "function", "function": {"name": "status", "parameters": {}}}]
-    with pytest.raises(InputError, match="was offered tools"):
-        replayed(company, company.ask(engine.url, tools=tools), engine)
     reply = company.ask(engine.url)
     engine.models = ["base"]
     with pytest.raises(NotReady, match="does not serve the adapter a1 but base; leave out --url"):
@@ -308,7 +309,7 @@ def test_what_cannot_be_replayed_says_why(company: Company, engine: ReadingEngin
     for name, made in (("old", {"usage": {}}), ("cut", {**whole.made, "status": "cancelled"})):
         state.record(type(whole)(**{**vars(whole), "id": name, "made": made}))
     state.close()
-    with pytest.raises(InputError, match="was recorded by an earlier version"):
+    with pytest.raises(InputError, match="was recorded without its sampling or the token ids of its prompt"):
         replayed(company, "old", engine)
     with pytest.raises(InputError, match="the reply cut was cancelled before its end"):
         replayed(company, "cut", engine)
@@ -316,9 +317,31 @@ def test_what_cannot_be_replayed_says_why(company: Company, engine: ReadingEngin
 
 def test_an_engine_that_tells_no_token_ids_is_named(company: Company, engine: ReadingEngine) -> None:
     reply = company.ask(engine.url)
-    engine.tokenizes = False
-    with pytest.raises(EngineError, match=r"tells no token ids \(KeyError\); a replay needs vLLM's /tokenize"):
+    engine.tells_ids = False
+    with pytest.raises(EngineError, match="tells no token ids of a prompt; leave out --url"):
         replayed(company, reply, engine)
+    with pytest.raises(InputError, match="of an engine that tells none"):
+        replayed(company, company.ask(engine.url), engine)
+
+
+def test_ids_of_as_many_but_other_tokens_are_not_the_same(company: Company, engine: ReadingEngine) -> None:
+    reply, really = company.ask(engine.url), prompt.tokens
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompt, "tokens", lambda *asked: [0, *really(*asked)[1:]])
+        done = replayed(company, reply, engine)
+    assert not done.same and done.then.asked == done.now.asked
+    count = len(done.tokens)
+    assert f"tokens   differ: {count} then; {count} now by the engine, {count} by the tokenizer" in lines(done)
+
+
+def test_a_call_of_a_tool_is_compared_without_its_id(company: Company, engine: ReadingEngine) -> None:
+    tools = [{"type": "function", "function": {"name": "status", "parameters": {"type": "object", "properties": {}}}}]
+    engine.calls = True
+    reply = company.ask(engine.url, tools=tools)
+    done = replayed(company, reply, engine)
+    assert done.same and done.now.text == 'status({"payment": "P-7"})', done
+    engine.calls = False
+    assert replayed(company, reply, engine).first_difference == 0
 
 
 def test_the_command_prints_the_comparison_and_ends_with_1_if_anything_differs(
@@ -329,7 +352,7 @@ def test_the_command_prints_the_comparison_and_ends_with_1_if_anything_differs(
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "the same"), done.output
     shown = json.loads(command(company, reply, "--url", engine.url, "--json").stdout)
     assert (shown["same"], shown["changed"], shown["first_difference"]) == (True, [], None)
-    assert shown["tokens"] == shown["engine_tokens"] and shown["then"] == shown["now"]
+    assert len(shown["tokens"]) == shown["now"]["prompt_tokens"] and shown["then"] == shown["now"]
     engine.instead = "No."
     done = command(company, reply, "--url", engine.url)
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (1, "not the same")
