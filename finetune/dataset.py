@@ -95,11 +95,12 @@ def prepare(
     passages: int,
     held_out: Sequence[HeldOut] = (),
     earlier: Sequence[Path] = (),
+    twins_aside: bool = False,
 ) -> Dataset:
     """Make the rows of a run, whole or not at all.
 
-    `held_out` are cases that nothing learned may be a twin of; `earlier` the folders of runs whose answers may be
-    replayed, newest first.
+    `held_out` are cases that nothing learned may be a twin of: with `twins_aside` such conversations are set aside,
+    else they end the run. `earlier` are the folders of runs whose answers may be replayed, newest first.
 
     Raises:
         InputError: A log cannot be read, or a held-out question has a twin.
@@ -113,6 +114,8 @@ def prepare(
     # Before duplicates go: of a hundred poisoned answers to one question the newest would stay.
     turns, suspects = _without_bursts(turns, index, passages, counts, aside)
     turns = _distinct(turns, counts)
+    if twins_aside:
+        turns = _without_twins(turns, held_out, counts, aside)
     found = topics.topics(turns, index.encoder.queries) if index and turns else []
     if found:
         below = topics.capped(turns, found, recipe.topic_share)
@@ -205,6 +208,18 @@ def _without_bursts(
         if turn.place in suspect:
             _set_aside(turn, "part of a suspicious burst", counts, aside)
     return [turn for turn in turns if turn.place not in suspect], found
+
+
+def _without_twins(
+    turns: list[Turn], held_out: Sequence[HeldOut], counts: Counter[str], aside: list[SetAside]
+) -> list[Turn]:
+    """The turns but those of conversations that repeat a question that is held out."""
+    case_of = {leak.place: leak.held_out for leak in split.leaks(turns, held_out)}
+    for turn in turns:
+        if turn.place in case_of:
+            counts["turns: twin of an evaluation case"] += 1
+            aside.append(SetAside(turn.place, f"twin of {case_of[turn.place]}", turn.answer.content[:2000]))
+    return [turn for turn in turns if turn.place not in case_of]
 
 
 def _told(turn: Turn, index: Index | None, passages: int) -> list[str]:

@@ -401,6 +401,7 @@ def _train(course: Course, logs: Sequence[Path], index_id: str) -> dict[str, Any
             cases=(*plan.cases, *plan.golden),
             release=release,
             least=tried + plan.least_answers,
+            twins_aside=True,
         )
     except NotReady as error:
         known = f"; of the last try, which is not live, {tried} are known" if tried else ""

@@ -33,6 +33,7 @@ def train_on_logs(
     cases: Sequence[Path] = (),
     release: Release | None = None,
     least: int = 1,
+    twins_aside: bool = False,
 ) -> Result | None:
     """Train on `logs` and publish the adapter if none is live for this base.
 
@@ -41,12 +42,13 @@ def train_on_logs(
 
     The same logs, recipe, base model, index and prompt give the same run, which is not repeated, and goes on where it
     was if it was killed. `columns` are those of ticket exports; `cases` are to be evaluated on, so nothing that is
-    learned may be a twin of them. Of several processes under `accelerate launch` the first prepares the data, and only
-    it returns a result.
+    learned may be a twin of them: with `twins_aside` such conversations are set aside. Of several processes under
+    `accelerate launch` the first prepares the data, and only it returns a result.
 
     Raises:
         NotReady: There are fewer than `least` answers.
-        InputError: A log file is missing, nothing in the logs can be learned from, or a case has a twin in them.
+        InputError: A log file is missing, nothing in the logs can be learned from, or a case has a twin in them and
+            `twins_aside` is not set.
         SupportError: Training diverged, or memory ran out.
         StorageError: The disk refused. In each case nothing was published.
     """
@@ -60,6 +62,7 @@ def train_on_logs(
     hashes = [(path.name, sha256(path)) for path in [*log_files(logs), *cases]]
     inputs = [fingerprint(source), prompt.ID, recipe.model_dump_json(), json.dumps(hashes), release.index or ""]
     inputs += [str(columns), start.name if start else "", str(settings.passages), str(settings.reranker), str(written)]
+    inputs += ["twins aside"] if twins_aside else []
     inputs += [_code()]
     run = settings.runs / content_id(*inputs)
     # The others wait for the first, which may prepare data for hours.
@@ -74,7 +77,9 @@ def train_on_logs(
                 rows = dataset.dataset(run)
                 if rows is None:
                     entries = read_logs(logs, columns)
-                    rows = _prepare(settings, entries, recipe, source, run, release.index, written, cases, say)
+                    rows = _prepare(
+                        settings, entries, recipe, source, run, release.index, written, cases, twins_aside, say
+                    )
             answers = dataset.answers(run)
             if answers < least:
                 raise NotReady(f"{answers} answers to learn from, fewer than the {least} that a training needs")
@@ -122,6 +127,7 @@ def _prepare(
     index_id: str | None,
     written: Sequence[str],
     cases: Sequence[Path],
+    twins_aside: bool,
     say: Callable[[str], None],
 ) -> dataset.Dataset:
     if index_id is None:
@@ -136,6 +142,7 @@ def _prepare(
         settings.passages,
         held_out=[held for file in cases for held in _held_out(file)],
         earlier=_earlier(settings, run),
+        twins_aside=twins_aside,
     )
     for kind, count in rows.counts.items():
         say(f"  {count:6} {kind}")

@@ -147,8 +147,15 @@ def _at_once(turns: Sequence[Turn], least: int, window_s: float) -> bool:
 
 
 def _against(turns: Sequence[Turn], contradicts: Callable[[Turn], str | None]) -> str | None:
-    evidence = [said for turn in turns if (said := contradicts(turn))]
-    return f"against the knowledge base: {evidence[0]}" if evidence and 2 * len(evidence) >= len(turns) else None
+    evidence: list[str] = []
+    for left, turn in zip(range(len(turns), 0, -1), turns, strict=True):
+        if 2 * (len(evidence) + left) < len(turns):
+            return None  # whatever the rest says, and each takes a search
+        if said := contradicts(turn):
+            evidence.append(said)
+        if 2 * len(evidence) >= len(turns):
+            return f"against the knowledge base: {evidence[0]}"
+    return None
 
 
 def _alone(turns: Sequence[Turn], others: Sequence[Turn]) -> str | None:

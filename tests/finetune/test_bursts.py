@@ -61,6 +61,21 @@ def test_what_many_authors_say_against_the_knowledge_base_is_quarantined() -> No
     assert burst.reason.startswith("against the knowledge base: says 45 (day) where the knowledge base says 5, 8: ")
 
 
+@pytest.mark.parametrize(("against", "found", "needed"), [(6, True, 3), (3, True, 3), (2, False, 6), (0, False, 4)])
+def test_half_of_the_answers_decide_and_no_passage_is_searched_beyond_that(
+    against: int, found: bool, needed: int
+) -> None:
+    many = [turn(WRONG, f"agent-{n}", n, n) for n in range(6)]
+    searched: list[Turn] = []
+
+    def contradicts(each: Turn) -> str | None:
+        searched.append(each)
+        return "evidence" if len(searched) <= against else None
+
+    assert bool(bursts(many, contradicts)) is found
+    assert len(searched) == needed
+
+
 def test_where_authors_and_times_are_unknown_the_knowledge_base_decides() -> None:
     unknown = [turn(WRONG, None, None, n) for n in range(5)]
     assert bursts([*HOUSE, *unknown], unopposed) == []

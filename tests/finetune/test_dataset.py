@@ -148,6 +148,14 @@ def test_a_case_that_stands_in_the_logs_ends_the_run_and_names_both(prepared, tm
     assert dataset(tmp_path / "run") is None
 
 
+def test_a_night_sets_twins_of_its_cases_aside_and_learns_the_rest(prepared, tmp_path: Path) -> None:
+    case = HeldOut.case("cases.jsonl: 7", "the concert never took place, i want a refund")
+    made = prepared(*map(log, range(4)), held_out=[case], twins_aside=True)
+    assert (made.counts["turns: twin of an evaluation case"], made.counts["examples: training"]) == (1, 3)
+    (aside,) = lines(tmp_path / "run" / "data" / "set_aside.jsonl")
+    assert (aside["place"], aside["reason"], aside["text"]) == ("logs.jsonl:3", "twin of cases.jsonl: 7", TOLD)
+
+
 def test_answers_of_earlier_runs_are_replayed_unless_they_are_known(prepared, tmp_path: Path) -> None:
     prepared(*map(log, range(8)), run="earlier")
     recipe = changed(replay_share=0.5)
