@@ -51,13 +51,13 @@ class Piece:
 
 @dataclass
 class Usage:
-    """Token counts of one generation, filled in as it ends."""
+    """The tokens of one generation: `prompt_tokens_id` comes with its first piece, the others as it ends."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int | None = None
     """Of the prompt's, those that the engine had from earlier requests, if it says so."""
-    prompt_ids: str | None = None
+    prompt_tokens_id: str | None = None
     """`prompt.tokens_id` of the prompt as the engine read it, if it says so."""
     finish_reason: str = "stop"
     """Why the answer ended; of several, the last one."""
@@ -185,7 +185,7 @@ class Engine:
     async def answer(
         self, model: str, messages: list[Message], sampling: Sampling, usage: Usage, whole: bool = False
     ) -> AsyncIterator[Piece]:
-        """What `model` answers, in pieces as they come, or `whole` once it is; `usage` is filled in at the end.
+        """What `model` answers, in pieces as they come, or `whole` once it is; `usage` is filled in.
 
         Raises:
             EngineUnavailable: It cannot be reached, or went away in mid-answer, or is silent for too long.
@@ -270,7 +270,7 @@ def _pieces(body: dict[str, Any], part: str, usage: Usage) -> Iterator[Piece]:
         usage.prompt_tokens, usage.completion_tokens = told["prompt_tokens"], told["completion_tokens"]
         usage.cached_tokens = (told.get("prompt_tokens_details") or {}).get("cached_tokens")
     if ids := body.get("prompt_token_ids"):
-        usage.prompt_ids = prompt.tokens_id(ids)
+        usage.prompt_tokens_id = prompt.tokens_id(ids)
     for choice in body["choices"]:
         usage.finish_reason = choice.get("finish_reason") or usage.finish_reason
         said = choice[part]

@@ -97,7 +97,7 @@ def build(
 
 
 def tokens_id(tokens: Sequence[int]) -> str:
-    """Names token ids."""
+    """12 hex digits that name a sequence of token ids, order included."""
     return content_id(*map(str, tokens))
 
 
@@ -110,13 +110,21 @@ def tokens(
     """
     ids: list[int] = tokenizer.apply_chat_template(
         [_for_template(message) for message in messages],
-        tools=list(tools) or None,
+        tools=[_tool_for_template(tool) for tool in tools] or None,
         add_generation_prompt=not answered,
         tokenize=True,
         return_dict=False,
         **TEMPLATE_ARGUMENTS,
     )
     return ids
+
+
+def _tool_for_template(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """As the engine hands it to the template: fields in its order, absent ones as null, others left out."""
+    function = tool["function"]
+    shape = {name: function.get(name) for name in ("name", "description", "parameters")}
+    strict = {"strict": function["strict"]} if function.get("strict") is not None else {}
+    return {"type": "function", "function": shape | strict}
 
 
 def _for_template(message: Message) -> dict[str, Any]:

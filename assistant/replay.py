@@ -64,8 +64,8 @@ class Answered:
     """Names the messages that the engine was sent; None where no model was asked."""
     prompt_tokens: int
     """As the engine counted them."""
-    prompt_ids: str | None
-    """Names the prompt's token ids, as the engine read them; None where no model was asked."""
+    prompt_tokens_id: str | None
+    """Names the prompt's token ids, as the engine read them; None where no model answered."""
     text: str
     """Redacted, with citation markers; then the calls of tools, without their ids."""
 
@@ -91,8 +91,12 @@ class Replay:
     @property
     def same_tokens(self) -> bool:
         """The engine then, the engine now and the tokenizer make the same ids of the prompt."""
-        told = prompt.tokens_id(self.tokens) if self.tokens else None
-        return self.then.prompt_ids == self.now.prompt_ids == told
+        return self.then.prompt_tokens_id == self.now.prompt_tokens_id == self.tokens_id
+
+    @property
+    def tokens_id(self) -> str | None:
+        """Names `tokens`; None where there are none."""
+        return prompt.tokens_id(self.tokens) if self.tokens else None
 
     @property
     def first_difference(self) -> int | None:
@@ -162,8 +166,8 @@ def lines(replay: Replay) -> list[str]:
         told.append(f"tokens   the same: {len(replay.tokens)} ids, by the engine then and now, and by the tokenizer")
     elif not replay.same_tokens:
         told.append(
-            f"tokens   differ: {then.prompt_tokens} then; {now.prompt_tokens} now by the engine, {len(replay.tokens)} "
-            "by the tokenizer"
+            f"tokens   differ: {then.prompt_tokens} ids then ({then.prompt_tokens_id}); now {now.prompt_tokens} by the "
+            f"engine ({now.prompt_tokens_id}), {len(replay.tokens)} by the tokenizer ({replay.tokens_id})"
         )
     at = replay.first_difference
     if at is None:
@@ -182,7 +186,7 @@ def _recorded(settings: Settings, reply: str) -> Transcript:
     made = transcript.made
     if made.get("status", "answered") != "answered":
         raise InputError(f"the reply {transcript.id} was {made['status']} before its end; replay one that is whole")
-    if "asked" not in made or (transcript.route in _WRITTEN and not made["usage"].get("prompt_ids")):
+    if "asked" not in made or (transcript.route in _WRITTEN and not made["usage"].get("prompt_tokens_id")):
         raise InputError(
             f"the reply {transcript.id} of {transcript.at:%Y-%m-%d} was recorded without its sampling or the token ids "
             "of its prompt, by an earlier version or of an engine that tells none; replay a later one"
@@ -238,14 +242,14 @@ async def _replayed(assistant: Assistant, transcript: Transcript, written: bool)
     finally:
         await assistant.engine.close()
     tokens: list[int] = []
-    if written and outcome.messages:
-        if outcome.usage.prompt_ids is None:
+    if written and outcome.route in _WRITTEN:
+        if outcome.usage.prompt_tokens_id is None:
             raise EngineError(
                 f"the engine at {assistant.engine.url} tells no token ids of a prompt; leave out --url to start one "
                 "that does"
             )
         tokenizer = load_tokenizer(prepare(assistant.settings.base, assistant.settings.models))
-        tokens = prompt.tokens(tokenizer, outcome.messages, sampling.passed.get("tools", ()))
+        tokens = prompt.tokens(tokenizer, outcome.messages, (outcome.sampling or sampling).passed.get("tools", ()))
     return Replay(
         reply=transcript.id,
         release=transcript.release,
@@ -289,7 +293,7 @@ def _then(transcript: Transcript, reply: dict[str, Any]) -> Answered:
         degraded=tuple(made["degraded"]),
         asked=made["asked"],
         prompt_tokens=made["usage"]["prompt_tokens"],
-        prompt_ids=made["usage"].get("prompt_ids"),
+        prompt_tokens_id=made["usage"].get("prompt_tokens_id") if transcript.route in _WRITTEN else None,
         text=_text(reply),
     )
 
@@ -306,7 +310,7 @@ def _now(assistant: Assistant, arm: Arm, outcome: Outcome, reply: Reply) -> Answ
         degraded=tuple(outcome.degraded),
         asked=outcome.asked,
         prompt_tokens=outcome.usage.prompt_tokens,
-        prompt_ids=outcome.usage.prompt_ids,
+        prompt_tokens_id=outcome.usage.prompt_tokens_id if outcome.route in _WRITTEN else None,
         text=_text(redacted(reply.message())),
     )
 

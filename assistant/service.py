@@ -28,7 +28,7 @@ from assistant.experiment import opening
 from assistant.prompt import Message as Turn
 from assistant.pseudonym import pseudonym
 from assistant.redaction import redact
-from assistant.refusals import answer_errors, as_json, denied, error_body
+from assistant.refusals import answer_errors, denied, error_body
 from assistant.settings import Settings
 from assistant.state import State
 from retrieval.errors import (
@@ -132,7 +132,7 @@ def create_app(
             }
             for choice, reply in sorted(exchange.replies.items())
         ]
-        return as_json(
+        return _json(
             {
                 "id": exchange.id,
                 "object": "chat.completion",
@@ -275,10 +275,10 @@ def create_app(
         """
         assistant = service.live.assistant
         if reason := await not_ready():
-            return as_json({"ready": False, "reason": reason}, 503)
+            return _json({"ready": False, "reason": reason}, 503)
         parts = {"release": assistant.release, "adapter": assistant.adapter, "index": assistant.index.id}
         prompts = {name: each.id for name, each in assistant.prompts.items()}
-        return as_json(
+        return _json(
             {
                 "ready": True,
                 **parts,
@@ -465,3 +465,7 @@ class _Door:
             return message
 
         await self._app(scope, limited, send)
+
+
+def _json(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, headers, "application/json")

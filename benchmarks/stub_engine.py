@@ -96,7 +96,7 @@ class _Stub:
 
     async def tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
-        ids = _ids(body | {"return_token_ids": True})["prompt_token_ids"]
+        ids = list(range(_prompt_tokens(body)))
         return web.json_response({"count": len(ids), "max_model_len": 2048, "tokens": ids})
 
     async def load(self, request: web.Request) -> web.Response:

@@ -1,6 +1,7 @@
 """From logs to the rows of one run, on disk.
 
-    read → redact → answers → quality → bursts → duplicates → topics → split, leaks → examples → token ids
+    read → redact → answers → quality → bursts → twins of cases → duplicates → topics → split, leaks
+    → examples, those of earlier runs too → token ids
 
 Whatever is not learned from is counted under its reason; what a rule or a suspicion speaks against is kept in
 `set_aside.jsonl` for people to look at.
@@ -103,7 +104,7 @@ def prepare(
     else they end the run. `earlier` are the folders of runs whose answers may be replayed, newest first.
 
     Raises:
-        InputError: A log cannot be read, or a held-out question has a twin.
+        InputError: A log cannot be read, or a held-out question has a twin and `twins_aside` is not set.
         StorageError: The disk refused.
     """
     import datasets
@@ -113,9 +114,9 @@ def prepare(
     turns = _worth_learning(logs, languages, counts, aside)
     # Before duplicates go: of a hundred poisoned answers to one question the newest would stay.
     turns, suspects = _without_bursts(turns, index, passages, counts, aside)
-    turns = _distinct(turns, counts)
-    if twins_aside:
+    if twins_aside:  # before duplicates go: what stays may be the only copy of what a twin's conversation teaches too
         turns = _without_twins(turns, held_out, counts, aside)
+    turns = _distinct(turns, counts)
     found = topics.topics(turns, index.encoder.queries) if index and turns else []
     if found:
         below = topics.capped(turns, found, recipe.topic_share)
@@ -187,9 +188,9 @@ def _worth_learning(
     return [turn for turn in found if duplicates.answered(turn) not in canned]
 
 
-def _set_aside(turn: Turn, reason: str, counts: Counter[str], aside: list[SetAside]) -> None:
+def _set_aside(turn: Turn, reason: str, counts: Counter[str], aside: list[SetAside], more: str = "") -> None:
     counts[f"turns: {reason}"] += 1
-    aside.append(SetAside(turn.place, reason, turn.answer.content[:2000]))
+    aside.append(SetAside(turn.place, f"{reason}{more}", turn.answer.content[:2000]))
 
 
 def _distinct(turns: list[Turn], counts: Counter[str]) -> list[Turn]:
@@ -217,8 +218,7 @@ def _without_twins(
     case_of = {leak.place: leak.held_out for leak in split.leaks(turns, held_out)}
     for turn in turns:
         if turn.place in case_of:
-            counts["turns: twin of an evaluation case"] += 1
-            aside.append(SetAside(turn.place, f"twin of {case_of[turn.place]}", turn.answer.content[:2000]))
+            _set_aside(turn, "twin of an evaluation case", counts, aside, f": {case_of[turn.place]}")
     return [turn for turn in turns if turn.place not in case_of]
 
 
@@ -244,35 +244,39 @@ def _replayed(
     held_out: Sequence[HeldOut],
     recipe: Recipe,
 ) -> list[Turn]:
-    """Answers of earlier runs, as many as the recipe's share asks for, and of each run as many as of any other.
+    """Answers of earlier runs, as many as the recipe's share asks for, drawn from each run in turn.
 
-    None to a question that `turns` answer, perhaps otherwise by now; none that the rules speak against, or that is
-    held out. Drawn from all at once, what a night taught would drown in a first import of years.
+    None to what customers say in nearly the same words in `turns` (`duplicates.keys`) or in an earlier turn that
+    `duplicates.preference` puts first, and none to a question that is corrected now, however it was typed; none that
+    the rules speak against, or that is held out. Drawn from all at once, what a night taught would drown in a first
+    import of years.
     """
     wanted = round(len(turns) * recipe.replay_share / (1 - recipe.replay_share))
-    told: dict[tuple[str, str], Turn] = {}
-    run_of: dict[tuple[str, str], Path] = {}
-    for run in earlier if wanted else ():
+    if not wanted:
+        return []
+    told: dict[tuple[str, str], tuple[Turn, Path]] = {}
+    for run in earlier:
         path = run / FOLDER / "turns.jsonl"
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             turn = turn_of(json.loads(line))
             if not quality.fault(turn, languages):
-                told.setdefault(_said(turn), turn)
-                run_of.setdefault(_said(turn), run)
-    lessons = duplicates.lessons([*turns, *told.values()])
-    known = set(lessons[: len(turns)])
-    old = [turn for turn, lesson in zip(told.values(), lessons[len(turns) :], strict=True) if lesson not in known]
-    left = split.without_twins(old, held_out)
+                told.setdefault((turn.question, turn.answer.content), (turn, run))
+    corrected = [HeldOut.case(turn.place, turn.question) for turn in turns if turn.source == "correction"]
+    repeated = {leak.place for leak in split.leaks([turn for turn, _ in told.values()], [*held_out, *corrected])}
+    old = sorted(told.values(), key=lambda entry: duplicates.preference(entry[0]))
+    keys = duplicates.keys([*turns, *(turn for turn, _ in old)])
+    known = set(keys[: len(turns)])
+    left: list[tuple[Turn, Path]] = []
+    for entry, key in zip(old, keys[len(turns) :], strict=True):
+        if key not in known and entry[0].place not in repeated:
+            left.append(entry)
+        known.add(key)
     drawn: Counter[Path] = Counter()
     order: list[tuple[int, Turn]] = []
-    for turn in random.Random(recipe.seed).sample(left, len(left)):
-        order.append((drawn[run_of[_said(turn)]], turn))
-        drawn[run_of[_said(turn)]] += 1
+    for turn, run in random.Random(recipe.seed).sample(left, len(left)):
+        order.append((drawn[run], turn))
+        drawn[run] += 1
     return [turn for _, turn in sorted(order, key=lambda ranked: ranked[0])[:wanted]]
-
-
-def _said(turn: Turn) -> tuple[str, str]:
-    return turn.question, turn.answer.content
 
 
 def _examples(

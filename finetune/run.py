@@ -62,7 +62,7 @@ def train_on_logs(
     hashes = [(path.name, sha256(path)) for path in [*log_files(logs), *cases]]
     inputs = [fingerprint(source), prompt.ID, recipe.model_dump_json(), json.dumps(hashes), release.index or ""]
     inputs += [str(columns), start.name if start else "", str(settings.passages), str(settings.reranker), str(written)]
-    inputs += ["twins aside"] if twins_aside else []
+    inputs += [str(twins_aside)]
     inputs += [_code()]
     run = settings.runs / content_id(*inputs)
     # The others wait for the first, which may prepare data for hours.

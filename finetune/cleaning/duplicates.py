@@ -9,7 +9,7 @@ import functools
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from assistant.citations import numbers
@@ -150,9 +150,13 @@ def preference(turn: Turn) -> tuple[Any, ...]:
     return _RANK[turn.source], age, turn.place, turn.answer.content
 
 
-def lessons(turns: Sequence[Turn]) -> list[Hashable]:
-    """What each turn teaches an answer to: equal where customers said nearly the same so far (`SAME`), with the same
-    figures and as many tools' replies."""
+Key = tuple[int, frozenset[str], int]
+"""Of a set of near duplicates, among the turns of one call: its number, the figures, and the tools' replies."""
+
+
+def keys(turns: Sequence[Turn]) -> list[Key]:
+    """Equal for turns in which customers said nearly the same so far (`SAME`), with the same figures and as many tools'
+    replies: what they teach an answer to."""
     said = [plain("\n".join(m.content for m in turn.conversation if m.role in ("user", "tool"))) for turn in turns]
     sets = connected(len(turns), joined(said, SAME))
     replies = [sum(message.role == "tool" for message in turn.conversation) for turn in turns]
@@ -160,12 +164,12 @@ def lessons(turns: Sequence[Turn]) -> list[Hashable]:
 
 
 def distinct(turns: Sequence[Turn]) -> list[Turn]:
-    """One turn of each of `lessons`, the one that `preference` puts first; in the order given.
+    """One turn of each of `keys`, the one that `preference` puts first; in the order given.
 
     Their answers may differ: what contradicts a correction, or a newer answer, goes. Cleaning twice changes nothing.
     """
-    best: dict[Hashable, int] = {}
-    for i, lesson in enumerate(lessons(turns)):
-        if lesson not in best or preference(turns[i]) < preference(turns[best[lesson]]):
-            best[lesson] = i
+    best: dict[Key, int] = {}
+    for i, key in enumerate(keys(turns)):
+        if key not in best or preference(turns[i]) < preference(turns[best[key]]):
+            best[key] = i
     return [turns[i] for i in sorted(best.values())]

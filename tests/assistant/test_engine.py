@@ -96,14 +96,14 @@ def test_pieces_and_usage_of_a_stream(url: str) -> None:
     usage = Usage()
     assert streamed(url, "good", usage) == "Hello"
     assert (usage.prompt_tokens, usage.completion_tokens, usage.finish_reason) == (3, 2, "length")
-    assert usage.prompt_ids == tokens_id([5, 6, 7]) != tokens_id([5, 67])
+    assert usage.prompt_tokens_id == tokens_id([5, 6, 7]) != tokens_id([5, 67])
 
 
 def test_a_whole_answer_is_one_piece(url: str) -> None:
     usage = Usage()
     assert streamed(url, "good", usage, whole=True) == "Hello"
     assert (usage.completion_tokens, usage.finish_reason, usage.cached_tokens) == (2, "length", 1)
-    assert usage.prompt_ids == tokens_id([5, 6, 7])
+    assert usage.prompt_tokens_id == tokens_id([5, 6, 7])
 
 
 def test_text_that_comes_at_once_is_passed_on_at_once(url: str) -> None:

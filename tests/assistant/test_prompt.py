@@ -1,3 +1,8 @@
+import json
+from typing import Any
+
+import pytest
+
 from assistant import prompt
 from assistant.base_models import load_tokenizer
 from assistant.prompt import (
@@ -101,3 +106,22 @@ def test_the_prompts_name_changes_with_its_instructions(monkeypatch) -> None:
     assert prompt._id() == prompt.ID
     monkeypatch.setattr(prompt, "INSTRUCTIONS", "Other.")
     assert prompt._id() != prompt.ID
+
+
+def test_tools_reach_the_template_as_the_engine_hands_them_over() -> None:
+    """vLLM's own models say how: it names what a client left out, in its order, and drops what it does not know."""
+    protocol = pytest.importorskip("vllm.entrypoints.openai.chat_completion.protocol")
+    handed: list[list[dict[str, Any]]] = []
+
+    class Tokenizer:
+        def apply_chat_template(self, messages: Any, tools: Any, **_: Any) -> list[int]:
+            handed.append(tools)
+            return [1]
+
+    tools = [
+        {"function": {"parameters": {"type": "object"}, "name": "status"}, "type": "function"},
+        {"type": "function", "x": 1, "function": {"name": "s", "strict": True, "y": 2, "description": "d"}},
+    ]
+    prompt.tokens(Tokenizer(), [user("hi")], tools)
+    told = [protocol.ChatCompletionToolsParam(**tool).model_dump() for tool in tools]
+    assert json.dumps(handed[0]) == json.dumps(told)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,7 +154,21 @@ def test_a_night_sets_twins_of_its_cases_aside_and_learns_the_rest(prepared, tmp
     made = prepared(*map(log, range(4)), held_out=[case], twins_aside=True)
     assert (made.counts["turns: twin of an evaluation case"], made.counts["examples: training"]) == (1, 3)
     (aside,) = lines(tmp_path / "run" / "data" / "set_aside.jsonl")
-    assert (aside["place"], aside["reason"], aside["text"]) == ("logs.jsonl:3", "twin of cases.jsonl: 7", TOLD)
+    assert (aside["place"], aside["reason"], aside["text"]) == (
+        "logs.jsonl:3",
+        "twin of an evaluation case: cases.jsonl: 7",
+        TOLD,
+    )
+
+
+def test_what_a_twins_conversation_taught_too_is_learned_from_another(prepared) -> None:
+    case = HeldOut.case("cases.jsonl: 7", "the concert never took place, i want a refund")
+    told = Message("assistant", TOLD)
+    both = Conversation("logs.jsonl:1", (Message("user", QUESTIONS[5]), told, Message("user", QUESTIONS[2]), told))
+    other = Conversation("logs.jsonl:9", (Message("user", QUESTIONS[5]), told))
+    made = prepared(both, other, held_out=[case], twins_aside=True)
+    assert made.counts["turns: twin of an evaluation case"] == 2
+    assert made.counts["examples: training"] == 1
 
 
 def test_answers_of_earlier_runs_are_replayed_unless_they_are_known(prepared, tmp_path: Path) -> None:
@@ -185,6 +200,28 @@ def test_the_same_words_about_another_thing_do_not_keep_an_old_answer_from_repla
     assert other.counts["replayed from earlier runs"] == 1
     newer = about("partner bank", "Kessler Bank")
     assert prepared(newer, recipe=recipe, earlier=[tmp_path / "earlier"]).counts["replayed from earlier runs"] == 0
+
+
+def test_a_question_that_is_corrected_now_is_not_replayed_however_it_was_typed(prepared, tmp_path: Path) -> None:
+    told = Message("assistant", TOLD)
+    typed = (f"hello there, {QUESTIONS[2].lower().replace('concert', 'concrt')} please", QUESTIONS[9])
+    old = [Conversation(f"old.jsonl:{n}", (Message("user", text), told)) for n, text in enumerate(typed)]
+    prepared(*old, run="earlier")
+    options: dict[str, Any] = {"recipe": changed(replay_share=0.9), "earlier": [tmp_path / "earlier"]}
+    corrected = log(2, origin="assistant", correction="A refund is possible for 90 days after you paid.")
+    assert prepared(corrected, **options).counts["replayed from earlier runs"] == 1
+    assert prepared(log(2), run="agent", **options).counts["replayed from earlier runs"] == 2
+
+
+def test_of_two_earlier_answers_to_one_question_the_correction_is_replayed(prepared, tmp_path: Path, tokenizer) -> None:
+    right = "A refund is possible for 90 days after you paid."
+    prepared(log(2, origin="assistant", correction=right), run="corrected")
+    prepared(log(2), run="agent")
+    earlier = [tmp_path / "agent", tmp_path / "corrected"]
+    made = prepared(*map(log, (5, 9)), recipe=changed(replay_share=0.5), earlier=earlier)
+    told = [tokenizer.decode(row["ids"][-row["answer"] :]) for row in made.training]
+    assert made.counts["replayed from earlier runs"] == 1
+    assert sum(right[:-1] in answer for answer in told) == 1
 
 
 def test_a_small_night_is_replayed_as_much_as_a_large_first_import(prepared, tmp_path: Path, tokenizer) -> None:

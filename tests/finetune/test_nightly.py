@@ -205,6 +205,11 @@ def test_a_worse_challenger_does_not_serve(company: Company) -> None:
 
 def test_too_few_answers_train_nothing(company: Company) -> None:
     company.plan(least_answers=50)
+    twin = [
+        {"role": "user", "content": "how long, 3 of them"},
+        {"role": "assistant", "content": "It takes 5 days in all."},
+    ]
+    (company.folder / "logs" / "twin.jsonl").write_text(json.dumps({"messages": twin}))
     night = company.night()
     assert night is not None and night.word == "kept"
     assert "6 answers to learn from, fewer than the 50" in night.reasons[0]

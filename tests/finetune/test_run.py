@@ -129,6 +129,7 @@ def test_a_case_that_the_logs_hold_ends_the_run(settings: Settings, tmp_path: Pa
     with pytest.raises(InputError, match=r"cases\.jsonl: c1"):
         train_on_logs(settings, [logs], RECIPE, lambda _: None, cases=[cases])
     assert not settings.adapters.exists()
+    assert train_on_logs(settings, [logs], RECIPE, lambda _: None, cases=[cases], twins_aside=True)
 
 
 def test_what_vllm_cannot_serve_does_not_go_live_unless_it_is_served_merged(
