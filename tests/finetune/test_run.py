@@ -129,7 +129,12 @@ def test_a_case_that_the_logs_hold_ends_the_run(settings: Settings, tmp_path: Pa
     with pytest.raises(InputError, match=r"cases\.jsonl: c1"):
         train_on_logs(settings, [logs], RECIPE, lambda _: None, cases=[cases])
     assert not settings.adapters.exists()
-    assert train_on_logs(settings, [logs], RECIPE, lambda _: None, cases=[cases], twins_aside=True)
+    others = (("Which card do I need?", "a Visa card"), ("May my wife share the account?", "an account of her own"))
+    told = [[("user", asked), ("assistant", f"You need {what} for that.")] for asked, what in others]
+    shaped = [[{"role": role, "content": text} for role, text in said] for said in told]
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps({"messages": said}) + "\n" for said in shaped))
+    more = [logs, tmp_path / "more.jsonl"]
+    assert train_on_logs(settings, more, RECIPE, lambda _: None, cases=[cases], twins_aside=True)
 
 
 def test_what_vllm_cannot_serve_does_not_go_live_unless_it_is_served_merged(
