@@ -137,25 +137,25 @@ def router(
     @routes.get("/releases", dependencies=keyed)
     def all_releases() -> dict[str, Any]:
         """What serves, what served before it, what waits for a signature, and all that ever served, newest first."""
-        return _releases(served)
+        return _releases(served, nights)
 
     @routes.post("/rollback")
     def rollback(given: _Rollback, tenant: Annotated[Tenant, Depends(admitted)]) -> dict[str, Any]:
         """Make live what was so before, if the two are still those that the person saw."""
         with alone(served):
-            now = _releases(served)
+            now = _releases(served, nights)
             if (given.live, given.to) != (now["live"], now["before"]):
                 raise HTTPException(409, f"meanwhile {now['live']} serves, and {now['before']} did before; look again")
             releases.rollback(served)
         _log.warning("%s went back from release %s to %s", tenant.name, given.live, given.to)
-        return _releases(served)
+        return _releases(served, nights)
 
     @routes.post("/approve")
     def approve(given: _Approval, tenant: Annotated[Tenant, Depends(admitted)]) -> dict[str, Any]:
         """Sign a release, so that it may go live."""
         releases.approve(served, given.name, given.by)
         _log.info("%s approved release %s", tenant.name, given.name)
-        return _releases(served)
+        return _releases(served, nights)
 
     @routes.get("/canary", dependencies=keyed)
     def on_trial() -> dict[str, Any] | None:
@@ -200,7 +200,9 @@ def router(
     return routes
 
 
-def _releases(folder: Path) -> dict[str, Any]:
+def _releases(folder: Path, nights: Path) -> dict[str, Any]:
+    """What a night refused is not offered for a signature; who signs it on the command line takes the gate's place."""
+    refused = {night.challenger for night in read_all(nights) if night.word in ("kept", "failed")}
     history = releases.history(folder)
     live = releases.live(folder).id if (folder / "live").exists() else None
     before = [entry.release for entry in history if entry.release != live]
@@ -215,7 +217,7 @@ def _releases(folder: Path) -> dict[str, Any]:
                 "approval": asdict(approval) if (approval := releases.approved(folder, name)) else None,
             }
             for name in reversed(releases.proposed(folder))
-            if releases.waits(folder, name) or releases.approved(folder, name)
+            if (releases.waits(folder, name) and name not in refused) or releases.approved(folder, name)
         ],
         "history": [
             {"at": entry.at.isoformat(), "release": entry.release, "parts": _parts(folder, entry.release)}

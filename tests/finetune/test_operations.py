@@ -192,6 +192,15 @@ def test_a_rollback_from_what_does_not_serve_any_more_is_refused(home: Path, cli
     assert adapter(home) == "adapter-3"
 
 
+def test_a_release_that_a_night_refused_is_not_offered_for_a_signature(home: Path, client: TestClient) -> None:
+    refused = releases.propose(home / "releases", needs_approval=True, adapter="adapter-3")
+    write(home / "nights", night(9, "kept", 0.4, challenger=refused.id))
+    assert client.get("/operations/releases").json()["proposed"] == []
+    releases.approve(home / "releases", refused.id, "Anna")
+    (signed,) = client.get("/operations/releases").json()["proposed"]
+    assert signed["release"] == refused.id
+
+
 def test_a_release_that_waits_is_approved_and_then_may_go_live(home: Path, client: TestClient) -> None:
     folder = home / "releases"
     waiting = releases.propose(folder, needs_approval=True, adapter="adapter-3")
