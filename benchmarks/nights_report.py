@@ -68,6 +68,11 @@ def report(company: Company, told: Sequence[Told], first: str, engine: Direct) -
     print(f"\n{len(asked)}, both:")
     _compare(compared, asked)
 
+    learned = _just_learned(company, told, facts, str(before.adapter))
+    older = [case for case in known if case.id in learned]
+    print(f"\n{len(older)} questions on all that was new before the last adapter:")
+    _compare({"each by the release that had just learned it": learned, "the last release": facts[last.id]}, older)
+
     early = [case for item in company.known(1) for case in news_cases(item)]
     then = next(each for each in reversed(told[:EVERY]) if each.word == "promoted")
     bare = _without_replay(company, told)
@@ -78,6 +83,24 @@ def report(company: Company, told: Sequence[Told], first: str, engine: Direct) -
     }
     print(f"\n{len(early)} questions on what was new in the first {EVERY} nights:")
     _compare(compared, early)
+
+
+def _just_learned(
+    company: Company, told: Sequence[Told], facts: dict[str, dict[str, float]], adapter: str
+) -> dict[str, float]:
+    """Facts of what was new, by the first release whose adapter had learned it; what the last one learned is left out.
+
+    `adapter` is the one before the first night.
+    """
+    found: list[dict[str, float]] = []
+    known = 0
+    for each in told:
+        if each.word == "promoted" and each.adapter != adapter:
+            news = company.known(each.number)
+            cases = [case for item in news[known:] for case in news_cases(item)]
+            found.append({case.id: facts[each.live][case.id] for case in cases})
+            adapter, known = each.adapter, len(news)
+    return {id: right for adapter_facts in found[:-1] for id, right in adapter_facts.items()}
 
 
 def _words(company: Company, told: Sequence[Told]) -> None:
