@@ -195,8 +195,8 @@ def _draw(path: Path, told: Sequence[Told], facts: Sequence[dict[str, float]], c
     for each in told:
         if each.event:
             said: dict[str, Any] = {"rotation": 90, "fontsize": 8, "color": "#57606a", "ha": "center", "va": "bottom"}
-            said |= {"zorder": 1, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1}}
-            axis.annotate(f"{each.event}: {each.word}", (each.number, 0.01 * top), **said)
+            at_height = 0.01 * top if means[each.number] > top / 2 else means[each.number] + 0.04 * top
+            axis.annotate(each.event, (each.number, at_height), **said)
     axis.set(xlabel="night", ylabel=f"share of {len(cases)} answers with every fact", ylim=(0, top))
     axis.legend(loc="upper left", frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
