@@ -271,12 +271,17 @@ def _replayed(
         if key not in known and entry[0].place not in repeated:
             left.append(entry)
         known.add(key)
+    return _in_turn(left, recipe.seed)[:wanted]
+
+
+def _in_turn(turns: Sequence[tuple[Turn, Path]], seed: int) -> list[Turn]:
+    """The turns shuffled, then one of each run after another, as long as it has some."""
     drawn: Counter[Path] = Counter()
-    order: list[tuple[int, Turn]] = []
-    for turn, run in random.Random(recipe.seed).sample(left, len(left)):
-        order.append((drawn[run], turn))
+    rounds: list[tuple[int, Turn]] = []
+    for turn, run in random.Random(seed).sample(turns, len(turns)):
+        rounds.append((drawn[run], turn))
         drawn[run] += 1
-    return [turn for _, turn in sorted(order, key=lambda ranked: ranked[0])[:wanted]]
+    return [turn for _, turn in sorted(rounds, key=lambda drawn_in: drawn_in[0])]
 
 
 def _examples(

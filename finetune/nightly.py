@@ -413,7 +413,7 @@ def _train(course: Course, logs: Sequence[Path], index_id: str) -> dict[str, Any
 
 
 def _tried_before(course: Course) -> int:
-    """How many answers the last challenger on these terms learned: it did not go live, since then they would differ."""
+    """How many answers the last challenger on these terms learned; had it gone live, the terms would be others."""
     if course.again:
         return 0
     same = [night for night in nights.read_all(course.nights) if night.terms == course.terms and night.word != "failed"]

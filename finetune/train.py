@@ -30,8 +30,9 @@ from retrieval.errors import InputError, SupportError
 from retrieval.files import storage_errors, write_text
 
 _GRADIENT_NORM = 1.0
-_RUINED_STEPS = 8
 """Gradients are clipped to this norm."""
+_RUINED_STEPS = 8
+"""In a row at the loss of guessing, after which a training has diverged."""
 
 
 @dataclass(frozen=True)
