@@ -120,7 +120,7 @@ def _ours(options: argparse.Namespace, name: str) -> list[float]:
         seconds.append(time.monotonic() - started)
         return progress
 
-    def in_order(lengths: Any, size: int, count: int, seed: int) -> Any:
+    def in_order(rows: int, size: int, count: int, seed: int) -> Any:
         """The rows as the other trainers are given them."""
         return iter([list(range(i, i + size)) for i in range(0, size * count, size)])
 
@@ -262,13 +262,13 @@ def _loss(options: argparse.Namespace, place: Path) -> float:
 
     from assistant.base_models import load_model
     from finetune.dataset import rows
-    from finetune.rows import padded, summed_loss
+    from finetune.rows import packed, token_losses
 
     device = "cuda" if _cuda() else "cpu"
     model = PeftModel.from_pretrained(load_model(str(options.base), "none", device), str(place / "adapter")).eval()
     held_out = rows(options.run, "validation")
     with torch.no_grad():
-        losses = [summed_loss(model, padded([row], device), device).item() for row in held_out]
+        losses = [token_losses(model, packed([row], device), device).sum().item() for row in held_out]
     return float(sum(losses) / sum(row["answer"] for row in held_out))
 
 

@@ -21,16 +21,17 @@ from assistant.settings import Settings
 from eval.intervals import Interval
 from eval.paired import Pair, difference
 from finetune.adapter import record_of, unservable
+from finetune.attention import packing
 from finetune.canaries import canaries, secret
 from finetune.dataset import rows
 from finetune.examples import Example
 from finetune.general_set import GeneralQuestion, asked, held_out
 from finetune.recipe import Recipe
-from finetune.rows import IGNORED, Row, padded, tokenise
+from finetune.rows import Row, packed, token_losses, tokenise
 from retrieval.errors import InputError
 
 _TOGETHER = 8
-"""Rows of similar length that are computed at once."""
+"""Rows that are computed at once."""
 _ANSWER_TOKENS = 48
 _SECRET_TOKENS = 24
 """Tokens that a completion of a canary may take."""
@@ -266,26 +267,24 @@ class _Asking:
 
     def before_and_after(self, rows: Sequence[Row], what: str) -> list[tuple[float, float]]:
         """Summed loss of each row's answer, in nats: of the base, and with the adapter."""
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]["ids"]))
-        losses: dict[int, tuple[float, float]] = {}
-        parts = [order[start : start + _TOGETHER] for start in range(0, len(order), _TOGETHER)]
-        for part in tqdm(parts, desc=what, unit="batch", disable=not self.progress):
-            together = [rows[i] for i in part]
-            with self.model.disable_adapter():
-                before = self._losses(together)
-            losses |= dict(zip(part, zip(before, self._losses(together), strict=True), strict=True))
-        return [losses[i] for i in range(len(rows))]
+        losses: list[tuple[float, float]] = []
+        if not rows:
+            return losses
+        with packing(self.model, rows, self.device) as packs:
+            at_once = _TOGETHER if packs else 1
+            parts = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
+            for part in tqdm(parts, desc=what, unit="batch", disable=not self.progress):
+                with self.model.disable_adapter():
+                    before = self._losses(part)
+                losses += zip(before, self._losses(part), strict=True)
+        return losses
 
     def _losses(self, rows: Sequence[Row]) -> list[float]:
         import torch
 
-        batch = padded(rows, self.device)
-        with torch.no_grad(), torch.autocast(self.device, dtype=torch.bfloat16):
-            logits = self.model(**batch.inputs, use_cache=False).logits[:, :-1]
-        entropy = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), batch.labels, ignore_index=IGNORED, reduction="none"
-        )
-        return [float(loss) for loss in entropy.view(len(rows), -1).sum(dim=1)]
+        with torch.no_grad():
+            losses = token_losses(self.model, packed(rows, self.device), self.device)
+        return [float(row.sum()) for row in losses.split([row["answer"] for row in rows])]
 
     def completes(self, canary: Example) -> bool:
         """Whether the model, given the answer up to the secret, goes on with the secret."""

@@ -1,10 +1,10 @@
 """Examples as rows of token ids, and rows as batches that a model takes.
 
-Only answers are learned, so only their positions are scored. On a CPU rows of similar length are padded on
-the left, where their answers line up at the end; on a GPU they are packed into one sequence without padding,
-whose position ids start anew at each row, from which transformers masks rows from each other.
+Only answers are learned, so only their positions are scored. Rows are packed into one sequence without padding, whose
+position ids start anew at each row; `attention.py` keeps them apart.
 """
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,6 @@ from typing import Any, NamedTuple, TypedDict
 
 from assistant import prompt
 from finetune.examples import Example
-
-IGNORED = -100
-"""The label of a position that is not learned, as cross-entropy knows it."""
-_POOLED = 8
-"""Batches whose rows are sorted by length together."""
 
 
 class Row(TypedDict):
@@ -33,9 +28,7 @@ class Batch(NamedTuple):
     inputs: dict[str, Any]
     """What the model is called with."""
     labels: Any
-    """One for each scored position, in order; `IGNORED` where none is learned. A tensor."""
-    shifted: bool
-    """The scored positions hold one more at the end of each row, which predicts nothing that is known."""
+    """The tokens of the answers, `(tokens,)`, in order."""
 
 
 def tokenise(tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> tuple[list[Row], Counter[str]]:
@@ -93,80 +86,35 @@ def _call(tokenizer: Any, example: Example, asked: list[int]) -> list[int]:
     return written[len(asked) : written.index(stop, len(asked)) + 1]
 
 
-def batches(lengths: Sequence[int], size: int, count: int, seed: int) -> Iterator[list[int]]:
-    """`count` batches of positions in `lengths`, rows of similar length together, reshuffled every epoch."""
+def batches(rows: int, size: int, count: int, seed: int) -> Iterator[list[int]]:
+    """`count` batches of positions among `rows`, reshuffled every epoch."""
     chance = random.Random(seed)
     given = 0
     while given < count:
-        order = list(range(len(lengths)))
-        chance.shuffle(order)
-        pool = size * _POOLED
-        found = []
-        for start in range(0, len(order), pool):
-            near = sorted(order[start : start + pool], key=lengths.__getitem__)
-            found += [near[i : i + size] for i in range(0, len(near), size)]
-        chance.shuffle(found)
+        order = chance.sample(range(rows), rows)
+        found = [order[start : start + size] for start in range(0, rows, size)]
         yield from found[: count - given]
         given += len(found)
-
-
-def padded(rows: Sequence[Row], device: str) -> Batch:
-    """Rows side by side, `(rows, longest)`; padding is known by length, since the pad token may be the stop token."""
-    import torch
-
-    width = max(len(row["ids"]) for row in rows)
-    answer = max(row["answer"] for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    labels = torch.full((len(rows), answer), IGNORED)
-    for i, row in enumerate(rows):
-        ids[i, width - len(row["ids"]) :] = torch.tensor(row["ids"])
-        mask[i, width - len(row["ids"]) :] = 1
-        labels[i, answer - row["answer"] :] = torch.tensor(row["ids"][-row["answer"] :])
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-    moved = {name: tensor.to(device) for name, tensor in inputs.items()}
-    return Batch(moved | {"logits_to_keep": answer + 1}, labels.flatten().to(device), shifted=True)
 
 
 def packed(rows: Sequence[Row], device: str) -> Batch:
     """Rows one after the other, `(1, all tokens)`, without an attention mask."""
     import torch
 
-    ids = torch.tensor([[token for row in rows for token in row["ids"]]])
-    positions = torch.tensor([[position for row in rows for position in range(len(row["ids"]))]])
-    learned: list[int] = []
-    end = 0
-    for row in rows:
-        end += len(row["ids"])
-        learned += range(end - row["answer"], end)
-    inputs = {"input_ids": ids, "position_ids": positions, "logits_to_keep": torch.tensor(learned) - 1}
-    moved = {name: tensor.to(device) for name, tensor in inputs.items()}
-    return Batch(moved, ids[0, learned].to(device), shifted=False)
+    ids = torch.tensor([[token for row in rows for token in row["ids"]]], device=device)
+    positions = torch.tensor([[position for row in rows for position in range(len(row["ids"]))]], device=device)
+    ends = tuple(itertools.accumulate(len(row["ids"]) for row in rows))
+    learned = [at for row, end in zip(rows, ends, strict=True) for at in range(end - row["answer"], end)]
+    # From the end, since some kinds of adapter put learned positions before the first.
+    scored = torch.tensor(learned, device=device) - 1 - ends[-1]
+    inputs = {"input_ids": ids, "position_ids": positions, "logits_to_keep": scored}
+    return Batch(inputs | ({"row_ends": ends} if len(rows) > 1 else {}), ids[0, learned])
 
 
-def packs(rows: Sequence[Row], most: int) -> Iterator[list[Row]]:
-    """Rows in groups of at most `most` tokens, longest first; a row that is longer stands alone."""
-    group: list[Row] = []
-    room = most
-    for row in sorted(rows, key=lambda row: -len(row["ids"])):
-        if group and len(row["ids"]) > room:
-            yield group
-            group, room = [], most
-        group.append(row)
-        room -= len(row["ids"])
-    if group:
-        yield group
-
-
-def summed_loss(model: Any, batch: Batch, device: str) -> Any:
-    """Cross-entropy summed over the answers' tokens: a scalar tensor with gradient, in nats."""
+def token_losses(model: Any, batch: Batch, device: str) -> Any:
+    """Cross-entropy of each of the answers' tokens, `(tokens,)`, with gradient, in nats."""
     import torch
 
     with torch.autocast(device, dtype=torch.bfloat16):
         logits = model(**batch.inputs, use_cache=False).logits
-    if batch.shifted:
-        logits = logits[:, :-1]
-    return torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), batch.labels, ignore_index=IGNORED, reduction="sum"
-    )
+    return torch.nn.functional.cross_entropy(logits[0].float(), batch.labels, reduction="none")

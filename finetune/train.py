@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from assistant.base_models import load_model
 from finetune import checkpoints
-from finetune.adapter import attach, mergeable, save, unservable
+from finetune.adapter import attach, save, unservable
+from finetune.attention import packing
 from finetune.checkpoints import Progress
 from finetune.recipe import Recipe
-from finetune.rows import Row, batches, packed, packs, padded, summed_loss
+from finetune.rows import Row, batches, packed, token_losses
 from retrieval.errors import InputError, SupportError
 from retrieval.files import storage_errors, write_text
 
@@ -83,6 +84,7 @@ def train(
     """
     import torch
     from accelerate import Accelerator
+    from peft.helpers import disable_input_dtype_casting
 
     if len(training) < recipe.batch_size:
         raise InputError(
@@ -103,12 +105,10 @@ def train(
     _check_processes(recipe, accelerator.num_processes)
     accelerator.init_trackers("tensorboard")  # also the name of its folder
     torch.manual_seed(recipe.seed)
-    loaded = load_model(source, recipe.quantize, str(accelerator.device))
-    if device == "cpu" and recipe.quantize == "none":
-        loaded = loaded.float()  # faster here than bf16 weights: autocast computes the products in bf16 either way
-    model = attach(loaded, recipe, start, device)
-    fitting = _Run(model, training, validation, recipe, run, accelerator, say)
-    progress = fitting.fit()
+    model = attach(load_model(source, recipe.quantize, str(accelerator.device)), recipe, start, device)
+    # peft would cast what enters an adapter to fp32, and autocast back to bf16.
+    with disable_input_dtype_casting(model), packing(model, training, device) as packs:
+        progress = _Run(model, training, validation, recipe, run, accelerator, packs, say).fit()
     accelerator.end_training()
     if not accelerator.is_main_process:
         return None
@@ -156,25 +156,25 @@ class _Run:
         recipe: Recipe,
         run: Path,
         accelerator: Any,
+        packs: bool,
         say: Callable[[str], None],
     ) -> None:
         import torch
 
         self.model = model
         self.training = training
-        self.validation = sorted(validation, key=lambda row: len(row["ids"]))
+        self.validation = list(validation)
         self.recipe = recipe
         self.folder = run
         self.accelerator = accelerator
         self.say = say
         self.device = accelerator.device.type
-        self.packed = self.device == "cuda" and mergeable(recipe.peft_fields)  # learned positions would join the rows
+        self.packs = packs
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, weight_decay=0.0)
         self.parallel = model
         if accelerator.num_processes > 1:
             self.parallel = torch.nn.parallel.DistributedDataParallel(model)
-        self.lengths = [len(row["ids"]) for row in training]
         steps = max(1, math.ceil(len(training) * recipe.epochs / recipe.batch_size))
         self.steps = min(steps, recipe.max_steps or steps)
         self.budget_s = recipe.minutes * 60 if recipe.minutes else math.inf
@@ -191,7 +191,7 @@ class _Run:
             progress = Progress(before=self.validate(self.recipe.micro_batch), micro_batch=self.recipe.micro_batch)
         self.model.train()
         kept_at = time.monotonic()
-        order = batches(self.lengths, self.recipe.batch_size, self.steps, self.recipe.seed)
+        order = batches(len(self.training), self.recipe.batch_size, self.steps, self.recipe.seed)
         for _ in range(progress.step):
             next(order)
         ended = self._ended(progress)
@@ -284,7 +284,7 @@ class _Run:
 
         world, mine = self.accelerator.num_processes, self.accelerator.process_index
         labelled = sum(row["answer"] for row in rows)
-        share = sorted(rows[mine::world], key=lambda row: len(row["ids"]))  # parts of similar length, less padding
+        share = rows[mine::world]
         while True:
             try:
                 total = torch.zeros((), device=self.accelerator.device)
@@ -292,7 +292,7 @@ class _Run:
                 for i, part in enumerate(parts):
                     last = i == len(parts) - 1
                     with contextlib.nullcontext() if last or world == 1 else self.parallel.no_sync():
-                        loss = summed_loss(self.parallel, part, self.device) / labelled
+                        loss = token_losses(self.parallel, part, self.device).sum() / labelled
                         if not share:
                             loss = loss * 0  # more processes than rows: take part in the exchange, add nothing
                         (loss * world).backward()  # which averages over processes
@@ -312,12 +312,9 @@ class _Run:
 
     def _parts(self, rows: Sequence[Row], micro_batch: int) -> Iterator[Any]:
         """The batches that are computed at once."""
-        if self.packed:
-            for pack in packs(rows, micro_batch * self.recipe.max_tokens):
-                yield packed(pack, self.device)
-        else:
-            for start in range(0, len(rows), micro_batch):
-                yield padded(rows[start : start + micro_batch], self.device)
+        at_once = micro_batch if self.packs else 1
+        for start in range(0, len(rows), at_once):
+            yield packed(rows[start : start + at_once], self.device)
 
     def validate(self, micro_batch: int) -> float | None:
         """Mean loss per answer token on the held-out rows, in nats; None without such rows."""
@@ -330,7 +327,7 @@ class _Run:
         with torch.no_grad():
             parts = self._parts(self.validation, micro_batch)
             shown = tqdm(parts, desc="validating", leave=False, disable=not self._first)
-            return float(sum(summed_loss(self.model, part, self.device).item() for part in shown) / labelled)
+            return float(sum(token_losses(self.model, part, self.device).sum().item() for part in shown) / labelled)
 
     def _keep(self, progress: Progress) -> None:
         if self._first:

@@ -6,9 +6,10 @@ import pytest
 
 from assistant.base_models import load_model, load_tokenizer
 from assistant.prompt import Message
+from finetune.attention import packing
 from finetune.examples import Example
 from finetune.recipe import Recipe
-from finetune.rows import packed, padded, summed_loss, tokenise
+from finetune.rows import packed, token_losses, tokenise
 from finetune.train import train
 
 pytestmark = pytest.mark.gpu
@@ -32,12 +33,15 @@ def test_nf4_training_runs_on_the_gpu_and_learns(tiny_base: Path, tmp_path: Path
     assert torch.cuda.max_memory_allocated() > 0
 
 
-def test_packed_rows_make_the_loss_of_padded_ones_on_the_gpu(tiny_base: Path) -> None:
+def test_packed_rows_have_on_the_gpu_the_losses_that_they_have_alone(tiny_base: Path) -> None:
     import torch
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    model = load_model(str(tiny_base), "none", "cuda").float().eval()
+    model = load_model(str(tiny_base), "none", "cuda").eval()
     rows, _ = tokenise(load_tokenizer(str(tiny_base)), EXAMPLES[:6], 1024)
-    losses = [summed_loss(model, batch(rows, "cuda"), "cuda").item() for batch in (packed, padded)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    alone = [token_losses(model, packed([row], "cuda"), "cuda").sum().item() for row in rows]
+    with packing(model, rows, "cuda") as packs:
+        together = token_losses(model, packed(rows, "cuda"), "cuda").sum().item()
+    assert packs
+    assert together == pytest.approx(sum(alone), rel=1e-2)
