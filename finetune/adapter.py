@@ -64,11 +64,14 @@ def attach(model: Any, recipe: Recipe, start: Path | None, device: str) -> Any:
     `start` is the folder of an adapter whose weights it begins with.
 
     Raises:
-        InputError: `peft:` names a kind or field that peft does not know, or `start` is of another shape.
+        InputError: `peft:` names a kind or field that peft does not know, `start` is of another shape, or `liger` cannot
+            be had.
     """
     import torch
     from peft import PeftModel, get_peft_model
 
+    if recipe.liger:
+        _use_liger(model, device)
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -90,6 +93,18 @@ def attach(model: Any, recipe: Recipe, start: Path | None, device: str) -> Any:
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
     return adapted
+
+
+def _use_liger(model: Any, device: str) -> None:
+    """Hsu et al., "Liger Kernel", arXiv 2410.10989; without its loss, since ours scores the answers alone."""
+    from transformers.integrations.liger import apply_liger_kernel
+    from transformers.utils import is_liger_kernel_available
+
+    if device != "cuda":
+        raise InputError("recipe field 'liger': Liger's kernels run on a CUDA device, and there is none; leave it out")
+    if not is_liger_kernel_available():
+        raise InputError("recipe field 'liger': Liger is not installed: pip install liger-kernel")
+    apply_liger_kernel(model, {"fused_linear_cross_entropy": False})
 
 
 def _config(fields: Mapping[str, Any]) -> Any:

@@ -43,6 +43,9 @@ class Recipe(BaseModel):
         1024, ge=128, description="Longest example; of longer ones the oldest turns are cut, or they are left out."
     )
     gradient_checkpointing: bool = Field(False, description="Trade time for memory; for large bases on a GPU.")
+    liger: bool = Field(
+        False, description="Liger's kernels for norms, rotations and gates, on a GPU; needs `pip install liger-kernel`."
+    )
     validations: int = Field(2, ge=1, description="How often the loss on held-out examples is measured in a run.")
     patience: int = Field(2, ge=1, description="Validations without a better loss that end the run.")
     validation_share: float = Field(0.05, ge=0, lt=1, description="Answers held out for it: the newest.")

@@ -6,6 +6,7 @@ import pytest
 
 from assistant.base_models import load_model, load_tokenizer
 from assistant.prompt import Message
+from finetune.adapter import attach
 from finetune.attention import packing
 from finetune.examples import Example
 from finetune.recipe import Recipe
@@ -45,3 +46,17 @@ def test_packed_rows_have_on_the_gpu_the_losses_that_they_have_alone(tiny_base: 
         together = token_losses(model, packed(rows, "cuda"), "cuda").sum().item()
     assert packs
     assert together == pytest.approx(sum(alone), rel=1e-2)
+
+
+def test_liger_changes_no_loss_on_the_gpu(tiny_base: Path) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    pytest.importorskip("liger_kernel", reason="Liger is not installed")
+    rows, _ = tokenise(load_tokenizer(str(tiny_base)), EXAMPLES[:6], 1024)
+    losses = []
+    for liger in (False, True):
+        model = attach(load_model(str(tiny_base), "none", "cuda"), Recipe(quantize="none", liger=liger), None, "cuda")
+        losses.append(sum(token_losses(model, packed([row], "cuda"), "cuda").sum().item() for row in rows))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)

@@ -181,3 +181,11 @@ def test_an_adapter_to_continue_must_exist_and_belong_to_the_base(kept, tmp_path
 def test_a_kind_field_or_layer_that_does_not_exist_is_named(tiny_base: Path, peft: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         attach(load_model(str(tiny_base), "none", "cpu"), recipe(peft=peft), None, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("cpu", "'liger': .* CUDA device"), ("cuda", "'liger': .* pip install liger-kernel")]
+)
+def test_liger_without_a_gpu_or_without_its_package_is_refused(tiny_base: Path, device: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        attach(load_model(str(tiny_base), "none", "cpu"), recipe(liger=True), None, device)
