@@ -64,8 +64,8 @@ def attach(model: Any, recipe: Recipe, start: Path | None, device: str) -> Any:
     `start` is the folder of an adapter whose weights it begins with.
 
     Raises:
-        InputError: `peft:` names a kind or field that peft does not know, `start` is of another shape, or `liger` cannot
-            be had.
+        InputError: `peft:` names a kind or field that peft does not know, `start` is of another shape, or Liger's
+            kernels are asked for and cannot be had.
     """
     import torch
     from peft import PeftModel, get_peft_model

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from assistant.options import existing, live_adapter, print_json, read, settings_options, share_cores
+from assistant.options import existing, forget_shapes, live_adapter, print_json, read, settings_options, share_cores
 from finetune.nights import STEPS
 
 
@@ -52,6 +52,8 @@ def train(
     """
     from finetune.logs import read_columns
     from finetune.recipe import read_recipe
+
+    forget_shapes()
     from finetune.run import train_on_logs
 
     overrides = {"max_examples": max_examples, "max_steps": max_steps, "minutes": minutes}
@@ -196,6 +198,7 @@ def nightly(
         click.echo(nights.as_text(last[0]) if last else "there was no night yet")
         return
     share_cores()
+    forget_shapes()
     from finetune.nightly import Busy
     from finetune.nightly import nightly as do_night
     from finetune.plan import read_plan
