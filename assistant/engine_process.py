@@ -81,6 +81,7 @@ class EngineProcess:
             "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         }
+        environment.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)  # set for training, in the process that starts this
         self._log.parent.mkdir(parents=True, exist_ok=True)
         tether = [sys.executable, "-m", "assistant.tether"]
         command = [*tether, *self._command, *_lora_arguments(self.adapters), *_cpu_arguments()]

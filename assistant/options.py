@@ -79,7 +79,7 @@ def share_cores() -> None:
 
 
 def forget_shapes() -> None:
-    """Let oneDNN keep the code for few shapes of a product; no row is as long as another, so most never come again.
+    """Let oneDNN keep the code for few shapes of a product: rows have hundreds of lengths, and most seldom come again.
 
     Must come before torch is imported. It keeps 1,024 by itself, over which the memory of a training grows by gibibytes
     and its speed falls.

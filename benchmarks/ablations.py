@@ -2,8 +2,8 @@
 
     python -m benchmarks.ablations --work DIR [--steps 100] [--cases 120] [--only WORD]
 
-On the English sample company (synthetic) and the embedded base, which vLLM would serve merged; transformers answers,
-greedily. Two tables, each with paired differences to its first adapter and 95% intervals over policies:
+On the English sample company (synthetic) and the embedded base; vLLM serves each adapter merged, greedily. Two tables,
+each with paired differences to its first adapter and 95% intervals over policies:
 
 - With passages: adapters that differ in one choice, after as many steps, asked about policies that no log mentions, and
   what no article answers. So few steps rank choices, and say nothing of what long training reaches.
@@ -20,30 +20,25 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from assistant import prompt, releases
-from assistant.base_models import prepare
-from assistant.engine import Sampling
+from assistant.base_models import prepare, served_folder
 from assistant.live_index import open_live
 from assistant.prompt import Message
 from assistant.redaction import redact_article
 from assistant.settings import Settings, read_settings
-from benchmarks.adaptation import BASE, ROOT, sample, spread
-from benchmarks.direct_engine import Direct
+from benchmarks.adaptation import AT_ONCE, BASE, ROOT, Served, sample, spread
 from eval.answers import Answer
 from eval.cases import Case
 from eval.paired import difference, pairs_of
 from eval.scorers import facts_present, no_invented_figures
 from eval.scorers.routing import abstains
+from finetune.adapter import merge
 from finetune.recipe import read_recipe
 from finetune.run import train_on_logs
 from retrieval.build import build
 from retrieval.encoder import Encoder
 from retrieval.index import Index
 
-AT_ONCE = 32
-SAMPLING = Sampling(max_tokens=96)
 CHOICES: dict[str, dict[str, Any]] = {
     "the defaults": {},
     "no distractors, no misses": {"distractors_share": 0.0, "none_share": 0.0},
@@ -101,7 +96,7 @@ class Bench:
 
     def __init__(self, work: Path) -> None:
         self.work = work
-        self.settings: Settings = read_settings(home=work / "home", base=BASE)
+        self.settings: Settings = read_settings(home=work / "home", base=BASE, merged=True, engine_concurrency=AT_ONCE)
         if releases.live(self.settings.releases).index is None:
             self.settings.home.mkdir(parents=True, exist_ok=True)
             prepare(BASE, self.settings.models)
@@ -109,7 +104,6 @@ class Bench:
             built = build([ROOT / "knowledge"], self.settings.indexes, encoder, redact_article, progress=True)
             releases.publish(self.settings.releases, index=built.id)
         self.index: Index = open_live(self.settings)
-        self.engine = Direct(self.settings, BASE, AT_ONCE)
 
     def training(self, fields: dict[str, Any], bare: bool = False) -> Callable[[], str]:
         """What trains by these fields of a recipe and gives the adapter's name; `bare` without passages."""
@@ -135,9 +129,10 @@ class Bench:
         found = self.index.search_many([prompt.search_query(each) for each in asked], 3, ["en"] * len(asked))
         passages = [() if bare else tuple(one.passage for one in search.found) for search in found]
         told = [prompt.build(each, shown) for each, shown in zip(asked, passages, strict=True)]
-        said: list[str] = []
-        for start in tqdm(range(0, len(told), AT_ONCE), desc=name, unit="batch"):
-            said += [text for text, _, _ in self.engine.generate(adapter, told[start : start + AT_ONCE], SAMPLING)]
+        models = self.settings.models
+        model = str(merge(self.settings.adapters, adapter, models)) if adapter else served_folder(BASE, models, "nf4")
+        with Served(self.settings, model) as ask:
+            said: list[str] = ask(told)
         kept.parent.mkdir(exist_ok=True)
         by_id = {case.id: text for case, text in zip(cases, said, strict=True)}
         kept.write_text(json.dumps(by_id, ensure_ascii=False, indent=1), encoding="utf-8")

@@ -82,7 +82,7 @@ def main() -> None:
     settings = _settings(options.work, "ours")
     base = served_folder(BASE, settings.models, "nf4")
     answers: dict[str, list[str]] = {}
-    with _engine(settings, base) as ask:
+    with Served(settings, base) as ask:
         tried = {}
         for name, way in PROMPTS.items():
             said = ask([asked(case, way) for case in development])
@@ -91,7 +91,7 @@ def main() -> None:
         print(f"the base's prompts on {len(development)} other questions: {tried}; best: {best}")
         answers["base, best prompt"] = ask([asked(case, PROMPTS[best]) for case in [*unseen, *outside]])
     for name, model in trained.items():
-        with _engine(_settings(options.work, name), str(model)) as ask:
+        with Served(_settings(options.work, name), str(model)) as ask:
             answers[name] = ask([asked(case, PROMPTS["as served"]) for case in [*unseen, *outside]])
     _report(unseen, outside, answers)
     kept = [
@@ -145,7 +145,7 @@ def _trained(work: Path, name: str, minutes: float) -> Path:
     return settings.models / f"{adapter}-merged"
 
 
-class _engine:
+class Served:
     """vLLM serving one model; called with conversations, it gives their answers."""
 
     def __init__(self, settings: Settings, model: str) -> None:

@@ -96,6 +96,9 @@ def _contest(options: argparse.Namespace) -> None:
 
 
 def _ours(options: argparse.Namespace, name: str) -> list[float]:
+    from assistant.options import forget_shapes
+
+    forget_shapes()
     import finetune.train as ours
     from finetune.recipe import read_recipe
 

@@ -59,7 +59,7 @@ def mergeable(fields: Mapping[str, Any] | None) -> bool:
 
 
 def attach(model: Any, recipe: Recipe, start: Path | None, device: str) -> Any:
-    """The model with what the recipe trains, in fp32, and the rest frozen.
+    """The model with what the recipe trains, in fp32, and the rest frozen; to be called under autocast.
 
     `start` is the folder of an adapter whose weights it begins with.
 
@@ -69,6 +69,7 @@ def attach(model: Any, recipe: Recipe, start: Path | None, device: str) -> Any:
     """
     import torch
     from peft import PeftModel, get_peft_model
+    from peft.tuners.lora import LoraLayer
 
     if recipe.liger:
         _use_liger(model, device)
@@ -92,6 +93,9 @@ def attach(model: Any, recipe: Recipe, start: Path | None, device: str) -> Any:
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
+    for module in adapted.modules():
+        if isinstance(module, LoraLayer) and not module.lora_variant:
+            module.cast_input_dtype_enabled = False  # it would cast to fp32 what autocast casts back to bf16
     return adapted
 
 
@@ -104,6 +108,11 @@ def _use_liger(model: Any, device: str) -> None:
         raise InputError("recipe field 'liger': Liger's kernels run on a CUDA device, and there is none; leave it out")
     if not is_liger_kernel_available():
         raise InputError("recipe field 'liger': Liger is not installed: pip install liger-kernel")
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    kind = model.config.model_type
+    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise InputError(f"recipe field 'liger': Liger has no kernels for the base's kind, {kind}; leave it out")
     apply_liger_kernel(model, {"fused_linear_cross_entropy": False})
 
 

@@ -7,7 +7,7 @@ each row what comes before; it is registered with transformers under `NAME`.
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from finetune.rows import Row, packed, token_losses
@@ -17,8 +17,8 @@ _QUERIES = 128
 """Queries computed at once on a CPU: few enough to skip the future, enough for fast products (64 to 256: the same)."""
 _LAYERS = {"full_attention", "sliding_attention"}
 """Kinds of layer, as transformers names them, that see other positions by attention alone."""
-_TOLERANCE = 0.01
-"""By which the loss of packed rows may differ from that of rows alone: the rounding of bf16."""
+_ROUNDING = 0.05
+"""By how much the loss of a token in a pack may differ from its loss in a row alone: a part of it, and nats."""
 
 
 class _Unfit(Exception):
@@ -29,31 +29,52 @@ class _Unfit(Exception):
 def packing(model: Any, rows: Sequence[Row], device: str) -> Iterator[bool]:
     """Give the model this attention while the context lasts; whether rows may be packed.
 
-    They may not where layers mix positions in other ways, learned positions stand before each row, or packing changes
-    the losses of the two shortest rows. Such a model is left as it is, to be given rows one by one.
+    They may not where layers mix positions in other ways, learned positions would stand before the first row alone, an
+    adapter looks for its invocation once in a sequence, or `_keeps_apart` shows a difference. Such a model keeps its
+    own attention, and is to be given rows one by one.
     """
-    import torch
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
-    two = sorted(rows, key=lambda row: len(row["ids"]))[:2]
-    before = model.config._attn_implementation
+    before, was_training = model.config._attn_implementation, model.training
+    invoked = any(getattr(config, "alora_invocation_tokens", None) for config in _adapters(model))
+    apart = False
     model.eval()
-    with torch.no_grad():
-        alone = torch.cat([token_losses(model, packed([row], device), device) for row in two])
-        model.set_attn_implementation(NAME)
-        try:
-            together = token_losses(model, packed(two, device), device)
-            same = bool(abs(together.sum() - alone.sum()) <= _TOLERANCE * alone.sum())
-            apart = same and set(getattr(model.config, "layer_types", None) or ()) <= _LAYERS
-        except (_Unfit, TypeError):  # TypeError: a model that takes no further arguments
-            apart = False
-    if not apart:
-        model.set_attn_implementation(before)
     try:
+        if not invoked and set(getattr(model.config, "layer_types", None) or ()) <= _LAYERS:
+            apart = _keeps_apart(model, rows, device)
+        if not apart:
+            model.set_attn_implementation(before)
+        model.train(was_training)
         yield apart
     finally:
         model.set_attn_implementation(before)
+
+
+def _adapters(model: Any) -> Iterable[Any]:
+    """The configs of peft's adapters on the model."""
+    return getattr(model, "peft_config", {}).values()
+
+
+def _keeps_apart(model: Any, rows: Sequence[Row], device: str) -> bool:
+    """Whether packing leaves the losses of the two shortest rows alone, and the first does not change the second's.
+
+    The model has this attention afterwards.
+    """
+    import torch
+
+    first, second = (2 * sorted(rows, key=lambda row: len(row["ids"]))[:2])[:2]
+    other = Row(ids=first["ids"][::-1], answer=first["answer"], kind=first["kind"])
+    with torch.no_grad():
+        alone = torch.cat([token_losses(model, packed([row], device), device) for row in (first, second)])
+        model.set_attn_implementation(NAME)
+        try:
+            together, behind = (token_losses(model, packed([row, second], device), device) for row in (first, other))
+        except (_Unfit, TypeError):  # TypeError: a model that takes no further arguments
+            return False
+    answer = first["answer"]
+    same = torch.allclose(together, alone, rtol=_ROUNDING, atol=_ROUNDING)
+    return same and torch.allclose(together[answer:], behind[answer:], rtol=0, atol=1e-3)
 
 
 def attend(
@@ -70,8 +91,8 @@ def attend(
 ) -> tuple[Any, None]:
     """Causal attention within rows that end before the positions `row_ends`; without them all is one row.
 
-    As transformers calls it: `query` is `(1, heads, tokens, size)`, `key` and `value` `(1, key heads, tokens, size)`,
-    the result `(1, tokens, heads, size)`.
+    As transformers calls it: `query` is `(1, heads, tokens, size)`, `key` `(1, key heads, tokens, size)`, `value` the
+    same or of another size, the result `(1, tokens, heads, size of a value)`.
 
     Raises:
         _Unfit: The model masks by itself, continues a cache, or bends its scores.
@@ -90,7 +111,7 @@ def attend(
         kernel(query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], window, scale, dropout)
         for start, end in itertools.pairwise((0, *ends))
     ]
-    return torch.cat(rows, dim=2).transpose(1, 2), None
+    return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
 
 
 def _in_blocks(query: Any, key: Any, value: Any, window: int, scale: float, dropout: float) -> Any:
@@ -109,18 +130,21 @@ def _in_blocks(query: Any, key: Any, value: Any, window: int, scale: float, drop
         scores = torch.bmm(asked, keys.transpose(1, 2)).view(groups, -1, end - start, end - first)
         scores = scores.masked_fill(_hidden(start, end, first, window, query.device), float("-inf"))
         chances = torch.nn.functional.dropout(torch.softmax(scores, dim=-1), dropout)
-        made.append(torch.bmm(chances.view(groups, -1, end - first), values).view(heads, end - start, size))
+        made.append(torch.bmm(chances.view(groups, -1, end - first), values).view(heads, end - start, -1))
     return torch.cat(made, dim=1)[None]
 
 
 def _fused(query: Any, key: Any, value: Any, window: int, scale: float, dropout: float) -> Any:
-    """One row, by the kernel that PyTorch chooses."""
+    """One row, by the kernel that PyTorch chooses; with a mask, grouped heads would keep it from the fast ones."""
     import torch
 
-    tokens = query.shape[2]
+    heads, tokens, size = query.shape[1:]
     seen = None if window >= tokens else ~_hidden(0, tokens, 0, window, query.device)
+    grouped = seen is None and size == value.shape[-1] <= 256
+    if not grouped:
+        key, value = (each.repeat_interleave(heads // each.shape[1], dim=1) for each in (key, value))
     return torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, seen, dropout, is_causal=seen is None, scale=scale, enable_gqa=True
+        query, key, value, seen, dropout, is_causal=seen is None, scale=scale, enable_gqa=grouped
     )
 
 

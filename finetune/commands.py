@@ -101,6 +101,7 @@ def evaluate_adapter(adapter: str | None, with_parity: bool, as_json: bool, **op
     """
     from dataclasses import replace
 
+    forget_shapes()
     from finetune.measure import measure, parity
 
     settings = read(options)

@@ -84,7 +84,6 @@ def train(
     """
     import torch
     from accelerate import Accelerator
-    from peft.helpers import disable_input_dtype_casting
 
     if len(training) < recipe.batch_size:
         raise InputError(
@@ -106,8 +105,9 @@ def train(
     accelerator.init_trackers("tensorboard")  # also the name of its folder
     torch.manual_seed(recipe.seed)
     model = attach(load_model(source, recipe.quantize, str(accelerator.device)), recipe, start, device)
-    # peft would cast what enters an adapter to fp32, and autocast back to bf16.
-    with disable_input_dtype_casting(model), packing(model, training, device) as packs:
+    with packing(model, training, device) as packs:
+        if not packs:
+            say("this base, or this kind of adapter, mixes rows that are packed: examples are computed one by one")
         progress = _Run(model, training, validation, recipe, run, accelerator, packs, say).fit()
     accelerator.end_training()
     if not accelerator.is_main_process:
@@ -341,7 +341,7 @@ class _Run:
         """Raise where a model that knew better gives every token the same chance by now: it does not come back."""
         self.lowest = min(self.lowest, loss)
         self.recent.append(loss)
-        guessing = math.log(self.model.get_input_embeddings().num_embeddings)
+        guessing = math.log(self.model.config.get_text_config().vocab_size)
         if len(self.recent) == _RUINED_STEPS and min(self.recent) > 0.95 * guessing and self.lowest < guessing / 2:
             raise self._diverged(step, f"for {_RUINED_STEPS} steps the loss is that of guessing, {guessing:.1f}")
 

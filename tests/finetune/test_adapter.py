@@ -186,6 +186,9 @@ def test_a_kind_field_or_layer_that_does_not_exist_is_named(tiny_base: Path, pef
 @pytest.mark.parametrize(
     ("device", "message"), [("cpu", "'liger': .* CUDA device"), ("cuda", "'liger': .* pip install liger-kernel")]
 )
-def test_liger_without_a_gpu_or_without_its_package_is_refused(tiny_base: Path, device: str, message: str) -> None:
+def test_liger_without_a_gpu_or_without_its_package_is_refused(
+    tiny_base: Path, device: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.utils.is_liger_kernel_available", lambda: False)
     with pytest.raises(InputError, match=message):
         attach(load_model(str(tiny_base), "none", "cpu"), recipe(liger=True), None, device)

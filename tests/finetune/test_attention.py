@@ -19,6 +19,7 @@ SMALL = {
     "num_key_value_heads": 2,
     "head_dim": 16,
     "pad_token_id": 0,
+    "initializer_range": 0.2,
 }
 KINDS = {
     "Llama": {},
@@ -29,13 +30,13 @@ KINDS = {
 
 
 def small(kind: str, **fields: object):
-    """A model of random weights, in fp32."""
+    """A model of random weights, in double precision, which autocast leaves alone."""
     import torch
     import transformers
 
     torch.manual_seed(7)
     config = getattr(transformers, f"{kind}Config")(**SMALL | KINDS.get(kind, {}) | fields)
-    return getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config).eval()
+    return getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config).double().eval()
 
 
 def losses(model, rows) -> list[float]:
@@ -62,25 +63,39 @@ def test_packed_rows_have_the_losses_and_gradients_that_they_have_alone(kind: st
     alone, apart = [loss for row in ROWS for loss in losses(model, [row])], gradient(model, *([row] for row in ROWS))
     with packing(model, ROWS, "cpu") as packs:
         assert packs
-        assert losses(model, ROWS) == pytest.approx(alone, rel=1e-2)
+        assert losses(model, ROWS) == pytest.approx(alone, rel=1e-4)  # norms and rotations are in fp32
         together = gradient(model, ROWS)
-    assert torch.nn.functional.cosine_similarity(together, apart, dim=0) > 0.999
-    assert math.isclose(together.norm(), apart.norm(), rel_tol=0.01)
+    assert torch.nn.functional.cosine_similarity(together, apart, dim=0) > 0.99999
+    assert math.isclose(together.norm(), apart.norm(), rel_tol=1e-4)
 
 
-def test_a_row_does_not_change_what_another_row_loses() -> None:
-    model = small("Llama").double()
+def test_a_row_does_not_change_what_the_next_row_loses() -> None:
+    model = small("Llama")
+    backwards = Row(ids=ROWS[2]["ids"][::-1], answer=4, kind="bare")
+    with packing(model, ROWS, "cpu") as packs:
+        assert packs
+        behind = [losses(model, [first, ROWS[1]])[4:] for first in (ROWS[2], backwards)]
+    assert behind[0] == behind[1]
+
+
+def test_layers_that_are_computed_twice_to_save_memory_know_their_rows() -> None:
+    import torch
+
+    model = small("Llama").train()
     with packing(model, ROWS, "cpu"):
-        after_a_short_row, after_another = (losses(model, [first, ROWS[2]])[4:] for first in ROWS[:2])
-    assert after_a_short_row == pytest.approx(after_another, rel=1e-3)
+        assert model.training
+        kept = gradient(model, ROWS)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        assert torch.allclose(gradient(model, ROWS), kept)
 
 
-@pytest.mark.parametrize("window", [7, 130, 300])
-def test_the_kernel_of_the_gpu_and_that_of_the_cpu_agree(window: int) -> None:
+@pytest.mark.parametrize(("window", "size"), [(7, 16), (130, 16), (300, 16), (300, 24)])
+def test_the_kernel_of_the_gpu_and_that_of_the_cpu_agree(window: int, size: int) -> None:
     import torch
 
     torch.manual_seed(7)
-    query, key, value = (torch.randn(1, heads, 300, 16, dtype=torch.double) for heads in (4, 2, 2))
+    shapes = ((4, 16), (2, 16), (2, size))
+    query, key, value = (torch.randn(1, heads, 300, wide, dtype=torch.double) for heads, wide in shapes)
     given = (query, key, value, window, 0.25, 0.0)
     assert torch.allclose(_in_blocks(*given), _fused(*given))
 
@@ -100,16 +115,34 @@ def test_rows_are_given_one_by_one_to_a_model_that_would_mix_them(kind: str, fie
         assert model.config._attn_implementation == before
 
 
+def test_a_model_that_does_not_say_how_it_mixes_rows_is_found_out_by_its_losses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("finetune.attention._LAYERS", {"conv", "full_attention"})
+    model = small("Lfm2", layer_types=["conv", "full_attention"])
+    with packing(model, ROWS, "cpu") as packs:
+        assert not packs
+
+
 @pytest.mark.parametrize("method", ["PROMPT_TUNING", "PREFIX_TUNING"])
 def test_rows_are_given_one_by_one_where_learned_positions_stand_before_them(method: str) -> None:
     from peft import get_peft_model
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     config = PEFT_TYPE_TO_CONFIG_MAPPING[method](task_type="CAUSAL_LM", num_virtual_tokens=3)
-    model = get_peft_model(small("Llama"), config)
+    model = get_peft_model(small("Llama").float(), config)
     with packing(model, ROWS, "cpu") as packs:
         assert not packs
         assert gradient(model, [ROWS[1]]).norm() > 0
+
+
+def test_rows_are_given_one_by_one_to_an_adapter_that_acts_from_its_invocation_on() -> None:
+    """peft looks for the invocation once in a sequence, and would leave the adapter out of all rows but one."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(small("Llama"), LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=[7]))
+    with packing(model, ROWS, "cpu") as packs:
+        assert not packs
 
 
 def test_the_models_own_attention_is_back_afterwards() -> None:

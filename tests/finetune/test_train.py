@@ -273,6 +273,7 @@ sys.path.insert(0, sys.argv[3])
 import torch
 from accelerate import Accelerator
 from finetune.adapter import attach
+from finetune.attention import packing
 from finetune.train import _Run
 from assistant.base_models import load_model, load_tokenizer
 from finetune.rows import tokenise
@@ -282,13 +283,15 @@ base, out = sys.argv[1:3]
 accelerator = Accelerator(cpu=True)
 recipe = changed(micro_batch=1)
 torch.manual_seed(7)
-model = attach(load_model(base, "none", "cpu").float(), recipe, None, "cpu")
+model = attach(load_model(base, "none", "cpu"), recipe, None, "cpu")
 for name, parameter in model.named_parameters():
     if "lora_B" in name:
         torch.nn.init.normal_(parameter)
 rows = tokenise(load_tokenizer(base), EXAMPLES[:8], 1024)[0]
-run = _Run(model, rows, [], recipe, Path(out).parent, accelerator, packs=False, say=print)
-losses = [run._gradients(rows[:count], 1)[0] for count in (5, 1)]  # uneven shares, and a process without any
+with packing(model, rows, "cpu") as packs:
+    assert packs
+    run = _Run(model, rows, [], recipe, Path(out).parent, accelerator, packs, print)
+    losses = [run._gradients(rows[:count], 2)[0] for count in (5, 1)]  # uneven shares, and a process without any
 if accelerator.is_main_process:
     gradients = torch.cat([parameter.grad.flatten() for parameter in run.parameters])
     torch.save({"gradients": gradients, "losses": losses, "world": accelerator.num_processes}, out)
@@ -317,8 +320,9 @@ def test_two_processes_make_the_gradients_of_one(tiny_base: Path, tmp_path: Path
     one, two = made
     assert (one["world"], two["world"]) == (1, 2)
     assert one["gradients"].norm() > 0
-    assert torch.allclose(one["gradients"], two["gradients"], rtol=1e-3, atol=1e-5)
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert torch.nn.functional.cosine_similarity(one["gradients"], two["gradients"], dim=0) > 0.9999
+    assert two["gradients"].norm() == pytest.approx(one["gradients"].norm(), rel=1e-3)
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-3)
 
 
 def test_processes_that_cannot_share_a_batch_evenly_are_refused() -> None:
@@ -326,6 +330,25 @@ def test_processes_that_cannot_share_a_batch_evenly_are_refused() -> None:
 
     with pytest.raises(InputError, match=r"'batch_size' is 4, which 3 processes cannot share .* a multiple of 3"):
         _check_processes(RECIPE, 3)
+
+
+@pytest.mark.parametrize(
+    "peft",
+    [
+        {"peft_type": "IA3"},
+        {"peft_type": "VERA", "r": 4},
+        {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3},
+        {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3},
+        {"r": 4, "use_dora": True},
+        {"r": 4, "trainable_token_indices": [5, 6]},
+        {"r": 4, "lora_dropout": 0.1},
+        None,
+    ],
+    ids=str,
+)
+def test_every_kind_of_training_learns(tiny_base: Path, tmp_path: Path, peft: dict | None) -> None:
+    result = run_training(tiny_base, tmp_path, changed(peft=peft, quantize="none", max_steps=4))
+    assert result.loss_after < result.loss_before
 
 
 def test_an_unknown_tracker_is_named(tiny_base: Path, tmp_path: Path) -> None:
