@@ -13,6 +13,7 @@ differences with 95% bootstrap intervals over policies.
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import runpy
@@ -67,8 +68,8 @@ def main() -> None:
     queries = [prompt.search_query([Message("user", case.query or "")]) for case in questions]
     found = index.search_many(queries, 3, ["en"] * len(queries))
     passages = {case.id: tuple(f.passage for f in s.found) for case, s in zip(questions, found, strict=True)}
-    relevant = sum(any(p.path in case.relevant for p in passages[case.id]) for case in unseen)
-    print(f"{len(unseen)} questions on policies that no log mentions; {relevant} find a passage of the article")
+    found_it = [any(passage.path in case.relevant for passage in passages[case.id]) for case in unseen]
+    print(f"{len(unseen)} questions on policies that no log mentions; {sum(found_it)} find a passage of the article")
 
     def asked(case: Case, way: tuple[int, bool]) -> list[Message]:
         count, short = way
@@ -93,7 +94,7 @@ def main() -> None:
     for name, model in trained.items():
         with Served(_settings(options.work, name), str(model)) as ask:
             answers[name] = ask([asked(case, PROMPTS["as served"]) for case in [*unseen, *outside]])
-    _report(unseen, outside, answers)
+    _report(unseen, found_it, outside, answers)
     kept = [
         {"id": case.id, "asked": case.query, "facts": case.facts}
         | {"found": [passage.path for passage in passages[case.id]]}
@@ -184,7 +185,9 @@ def _right(case: Case, answer: str) -> bool:
     return bool(facts_present(case, answer))
 
 
-def _report(unseen: Sequence[Case], outside: Sequence[Case], answers: dict[str, list[str]]) -> None:
+def _report(
+    unseen: Sequence[Case], found_it: Sequence[bool], outside: Sequence[Case], answers: dict[str, list[str]]
+) -> None:
     right = {
         name: [float(_right(case, text)) for case, text in zip(unseen, said, strict=False)]
         for name, said in answers.items()
@@ -198,7 +201,10 @@ def _report(unseen: Sequence[Case], outside: Sequence[Case], answers: dict[str, 
         )
     for name in answers:
         if name != "ours":
-            print(f"ours - {name}: facts {difference(pairs_of(unseen, right[name], right['ours']))}, each a policy")
+            pairs = pairs_of(unseen, right[name], right["ours"])
+            print(f"ours - {name}: facts {difference(pairs)}, each a policy")
+            near = list(itertools.compress(pairs, found_it))
+            print(f"  where a passage of the article is found: {difference(near)}")
 
 
 if __name__ == "__main__":
