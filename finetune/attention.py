@@ -17,8 +17,8 @@ _QUERIES = 128
 """Queries computed at once on a CPU: few enough to skip the future, enough for fast products (64 to 256: the same)."""
 _LAYERS = {"full_attention", "sliding_attention"}
 """Kinds of layer, as transformers names them, that see other positions by attention alone."""
-_ROUNDING = 0.05
-"""By how much the loss of a token in a pack may differ from its loss in a row alone: a part of it, and nats."""
+_ROUNDING = 0.2
+"""By how many nats the loss of a token may differ, in the mean, between a pack and a row alone: bf16 makes .05 or .06."""
 
 
 class _Unfit(Exception):
@@ -73,8 +73,8 @@ def _keeps_apart(model: Any, rows: Sequence[Row], device: str) -> bool:
         except (_Unfit, TypeError):  # TypeError: a model that takes no further arguments
             return False
     answer = first["answer"]
-    same = torch.allclose(together, alone, rtol=_ROUNDING, atol=_ROUNDING)
-    return same and torch.allclose(together[answer:], behind[answer:], rtol=0, atol=1e-3)
+    same = (together - alone).abs().mean() <= _ROUNDING
+    return bool(same) and torch.allclose(together[answer:], behind[answer:], rtol=0, atol=1e-3)
 
 
 def attend(
