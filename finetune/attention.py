@@ -18,7 +18,7 @@ _QUERIES = 128
 _LAYERS = {"full_attention", "sliding_attention"}
 """Kinds of layer, as transformers names them, that see other positions by attention alone."""
 _ROUNDING = 0.2
-"""By how many nats the loss of a token may differ, in the mean, between a pack and a row alone: bf16 makes .05 or .06."""
+"""By how many nats a token's loss may differ, in the mean, between a pack and a row alone: bf16 makes .05 or .06."""
 
 
 class _Unfit(Exception):
