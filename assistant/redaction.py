@@ -45,7 +45,8 @@ _BARE_REPLY = re.compile(rf"\W*(?:{_EXPIRY}{_BREAK})?{_CODE}\W*$")
 _ASKS_FOR_CODE = re.compile(r"(?i)\bcv[vcn]|security code|安全码|校验码|三位")
 
 _PRIVATE_FIELD = re.compile(
-    r"(?i)cv[vcn]\d?$|security_?code|password|passcode|^pin$|holder|^((full|first|last|user|customer)_?)?name$|姓名|密码"
+    r"(?i)cv[vcn]\d?$|security_?code|password|passcode|^pin$|holder|^((full|first|last|user|customer|display|account"
+    r"|payee|payer|beneficiary|recipient)_?)?name$|^(payee|payer|beneficiary|recipient)$|姓名|户名|收款人|密码"
 )
 """Names of fields whose values are personal whatever they look like."""
 
@@ -89,6 +90,10 @@ class Redactor:
         if self._names:
             self._find_names(plains, found)
         return [self._without(*each) for each in zip(texts, plains, found, strict=True)]
+
+    def learn_names(self, text: str) -> None:
+        """Have the full names in `text` go from what follows, wherever they stand there."""
+        self._find_names([undisguise(text)], [[]])
 
     def _find_names(self, plains: Sequence[Plain], found: Sequence[list[Found]]) -> None:
         asked = False

@@ -28,7 +28,7 @@ from finetune.cleaning import bursts, duplicates, learnable, quality, topics
 from finetune.cleaning.split import HeldOut, without_twins
 from finetune.examples import supporting
 from finetune.logs import BadLine, Columns, Conversation, read_logs
-from finetune.turns import Turn, turn_of
+from finetune.turns import Turn
 from retrieval.errors import InputError
 from retrieval.files import content_id, write_text
 from retrieval.index import Index, Query
@@ -159,7 +159,7 @@ def learned(settings: Settings, run: str | None = None) -> list[Turn]:
             f"{path} does not exist, so nothing tells what training run {run!r} learned; name another run under "
             f"{settings.runs} with --training, or --training none to compare with no run"
         )
-    return [turn_of(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return dataset.turns_of(settings.runs / run)
 
 
 def write(made: Candidates, out: Path, force: bool = False) -> Path:
@@ -189,11 +189,12 @@ def _worth_asking(
 ) -> list[Turn]:
     """The answers that training would learn from, in both languages, redacted; none that calls tools."""
     found = []
+    authors: dict[str, str] = {}
     for entry in logs:
         if isinstance(entry, BadLine):
-            counts["conversations: malformed"] += entry.rows
+            counts.update(entry.counts)
             continue
-        for turn in learnable.turns(entry, counts):
+        for turn in learnable.turns(entry, counts, authors):
             fault = quality.fault(turn, LANGUAGES) or _unaskable(turn)
             if fault:
                 counts[f"answers: {fault}"] += 1

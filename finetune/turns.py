@@ -23,7 +23,7 @@ class Turn:
     """file:line."""
     at: datetime | None = None
     author: str | None = None
-    """The agent, by a hash of the name that the log gives."""
+    """The agent, by a number: names stay out."""
     source: Source = "agent"
     tools: tuple[Mapping[str, Any], ...] = ()
     """Tools that the conversation declares, as JSON schemas of the OpenAI API."""

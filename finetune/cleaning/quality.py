@@ -18,7 +18,7 @@ SHORTEST, LONGEST = 30, 4_000
 CANNED_QUESTIONS = 10
 """Different questions with one and the same answer, from which it may be canned."""
 _HAN = re.compile(r"[\u3400-\u9fff]")
-_PERSONAL = re.compile(r"<[A-Z]+_\d+>")
+_PERSONAL = re.compile(r"<(?:PRIVATE|[A-Z]+_\d+)>")
 _SECRET = re.compile(r"<CVV_\d+>")
 _UNFILLED = re.compile(
     r"\[(?:insert|your|customer|user|state|specify|link|date|time|amount|name|order|reference|transaction|phone|email"
@@ -68,11 +68,13 @@ def canned(turns: Sequence[Turn], questions: int = CANNED_QUESTIONS) -> frozense
     That the help centre has no article on something is said of many things, and is no such answer.
     """
     given: dict[str, set[str]] = {}
+    written: dict[str, str] = {}
     for turn in turns:
         given.setdefault(answered(turn), set()).add(asked(turn))
+        written.setdefault(answered(turn), turn.answer.content)
     found = set()
     for answer, texts in given.items():
-        if len(texts) >= questions and not _phrases("abstains").search(answer):
+        if len(texts) >= questions and not abstains(written[answer]):
             mine = _subject(answer)
             if 2 * sum(bool(mine & _subject(question)) for question in texts) < len(texts):
                 found.add(answer)

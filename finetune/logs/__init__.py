@@ -2,21 +2,23 @@
 
     .jsonl, .json   a conversation a line, or a list of them: see formats.py
     .csv, .tsv      exports of ticket systems, with a column mapping beside them: see tickets.py
-    a folder        its log files, sorted; with a dataset_info.json, the data sets of LLaMA-Factory: dataset_info.py
+    a folder        its log files and those of the folders in it, sorted
+                    with a dataset_info.json, the data sets of LLaMA-Factory: dataset_info.py
 
 Each of these may be compressed (.gz). Which format a record has shows in its fields. Every record becomes either a
-`Conversation` or a `BadLine` with the reason, in order, and the `rows` of both add up to the records in the files.
+`Conversation` or a `BadLine` with the reason, in order, and the `rows` of both add up to the records in the files. What
+a folder holds beside logs is a `BadLine` without rows, unless it is hidden.
 """
 
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
 from finetune.logs import dataset_info, records
-from finetune.logs.columns import Columns, mapping_beside, read_columns
+from finetune.logs.columns import Columns, is_mapping, mapping_beside, read_columns
 from finetune.logs.conversations import BadLine, Conversation
 from finetune.logs.formats import conversation
 from finetune.logs.records import Record
@@ -42,10 +44,13 @@ class _Source:
     columns: Columns | None = None
 
 
-def read_logs(paths: Iterable[Path], columns: Columns | None = None) -> Iterator[Conversation | BadLine]:
+def read_logs(
+    paths: Iterable[Path], columns: Columns | None = None, only: Container[Path] | None = None
+) -> Iterator[Conversation | BadLine]:
     """Every record of every file, as a conversation or as the reason why it is none.
 
-    `columns` are those of the CSV files; without them each has a mapping beside it, or the usual names.
+    `columns` are those of the CSV files; without them each has a mapping beside it, or the usual names. Of `log_files`
+    those in `only` are read, if it is given, and those whose mapping or `dataset_info.json` is in it.
 
     Raises:
         InputError: A path does not exist, cannot be read, or is of no format that is read. All paths are looked at
@@ -55,7 +60,7 @@ def read_logs(paths: Iterable[Path], columns: Columns | None = None) -> Iterator
     for source in sources:
         if isinstance(source, BadLine):
             yield source
-        else:
+        elif only is None or source.path in only or source.beside in only:
             yield from _read(source)
 
 
@@ -73,18 +78,16 @@ def log_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _sources(paths: Iterable[Path], columns: Columns | None = None) -> Iterator[_Source | BadLine]:
-    """The files that `paths` name, and what is not read of the data sets of LLaMA-Factory."""
+    """The files that `paths` name, and what is not read of folders and of the data sets of LLaMA-Factory."""
     for path in paths:
         folder = path.parent if path.name == dataset_info.NAME else path
         if (folder / dataset_info.NAME).is_file() and (path.is_dir() or folder != path):
-            found = dataset_info.datasets(folder, SUFFIXES)
-            yield from (_Source(file, entry, folder / dataset_info.NAME) for file, entry in found.files)
-            yield from found.skipped
+            yield from _datasets(folder)
         elif path.is_dir():
-            files = sorted(file for file in path.iterdir() if _is_log(file))
-            if not files:
+            found = list(_held(path, columns))
+            if not any(isinstance(source, _Source) for source in found):
                 raise InputError(f"log folder {path} holds no log; {_READ}")
-            yield from (_source(file, columns) for file in files)
+            yield from found
         elif not path.exists():
             raise InputError(f"log file {path} does not exist")
         elif not path.name.lower().endswith(SUFFIXES):
@@ -93,8 +96,24 @@ def _sources(paths: Iterable[Path], columns: Columns | None = None) -> Iterator[
             yield _source(path, columns)
 
 
-def _is_log(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.name.lower().endswith(SUFFIXES)
+def _datasets(folder: Path) -> Iterator[_Source | BadLine]:
+    found = dataset_info.datasets(folder, SUFFIXES)
+    yield from (_Source(file, entry, folder / dataset_info.NAME) for file, entry in found.files)
+    yield from found.skipped
+
+
+def _held(folder: Path, columns: Columns | None) -> Iterator[_Source | BadLine]:
+    """The log files of a folder and of those in it, and what else is there, by name."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or is_mapping(path):
+            continue
+        if path.is_dir() and not path.is_symlink():  # a link may lead back
+            yield from _datasets(path) if (path / dataset_info.NAME).is_file() else _held(path, columns)
+        elif path.is_file() and path.name.lower().endswith(SUFFIXES):
+            yield _source(path, columns)
+        else:
+            reason = "a link to a folder; name the folder itself" if path.is_dir() else f"not read; {_READ}"
+            yield BadLine(str(path), reason, "", 0, "file")
 
 
 def _source(path: Path, columns: Columns | None) -> _Source:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from finetune.logs.conversations import quoted
+from finetune.logs.shape import quoted
 from retrieval.errors import InputError
 
 EXAMPLE = """question: subject            # a ticket a row: the customer's question
@@ -114,6 +114,11 @@ def mapping_beside(path: Path) -> Path | None:
     """The mapping of a CSV file: `tickets.columns.yaml` beside `tickets.csv`, or `columns.yaml` for the folder."""
     own = path.with_name(f"{path.name.split('.')[0]}.columns.yaml")
     return next((found for found in (own, path.with_name("columns.yaml")) if found.is_file()), None)
+
+
+def is_mapping(path: Path) -> bool:
+    """Whether a file has the name of a mapping."""
+    return path.name == "columns.yaml" or path.name.endswith(".columns.yaml")
 
 
 def usable(columns: Columns | None, header: Sequence[str], name: str) -> Columns:

@@ -7,9 +7,6 @@ from typing import Any, Literal
 
 from assistant.prompt import Message
 
-TEXT_SHOWN = 2000
-"""Characters of a bad line that are kept."""
-
 
 @dataclass(frozen=True)
 class Conversation:
@@ -41,18 +38,21 @@ class Conversation:
 
 @dataclass(frozen=True)
 class BadLine:
-    """A record that is no conversation. Not redacted: the reason, too, may quote up to 40 characters of it."""
+    """A record that is no conversation. Not redacted, but for what the reason quotes of it."""
 
     place: str
     """file:line."""
     reason: str
     text: str
-    """The record, cut to 2,000 characters."""
+    """The record, cut to 8,000 characters; that of a table as JSON."""
     rows: int = 1
     """Lines, list items or table rows that it was read from."""
+    lost: Literal["conversation", "rows", "file"] = "conversation"
+    """What it is: rows by themselves if they belong to a conversation that is counted already, or to none known."""
 
-
-def quoted(value: object) -> str:
-    """A value from a log as it stands in a reason, cut to 40 characters."""
-    text = str(value)
-    return f"'{text[:40]}…'" if len(text) > 40 else f"'{text}'"
+    @property
+    def counts(self) -> dict[str, int]:
+        """What it adds to the counts of a run."""
+        if self.lost == "file":
+            return {"files: not read": 1}
+        return {"rows: malformed": self.rows} if self.lost == "rows" else {"conversations: malformed": 1}

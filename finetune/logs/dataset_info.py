@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from finetune.logs.conversations import BadLine, quoted
+from finetune.logs.conversations import BadLine
 from finetune.logs.records import Record, shown
+from finetune.logs.shape import quoted
 from retrieval.errors import InputError
 
 NAME = "dataset_info.json"
@@ -98,21 +99,25 @@ def datasets(folder: Path, suffixes: tuple[str, ...]) -> Datasets:
             first = error.errors()[0]
             reason = f"{'.'.join(map(str, first['loc'])) or 'entry'}: {first['msg']}"
         if reason:
-            skipped.append(BadLine(place, reason, shown(json.dumps(description, ensure_ascii=False))))
+            skipped.append(_unread(place, reason, shown(json.dumps(description, ensure_ascii=False))))
             continue
         for file in _files(folder / str(entry.file_name), place):
             if file.name.endswith(suffixes):
                 files.append((file, entry))
             else:
-                skipped.append(BadLine(str(file), "not read; save it as JSON, JSONL or CSV", ""))
+                skipped.append(_unread(str(file), "not read; save it as JSON, JSONL or CSV"))
     if not files:
         why = f"{skipped[0].place}: {skipped[0].reason}" if skipped else "it is empty"
         raise InputError(f"{path} has no data set that can be read; {why}")
     named = {file.resolve() for file, _ in files} | {path.resolve()}
     for file in sorted(folder.iterdir()):
         if file.name.endswith(suffixes) and file.resolve() not in named:
-            skipped.append(BadLine(str(file), f"no data set in {NAME} that is read has this file; add one", ""))
+            skipped.append(_unread(str(file), f"no data set in {NAME} that is read has this file; add one"))
     return Datasets(tuple(files), tuple(skipped))
+
+
+def _unread(place: str, reason: str, text: str = "") -> BadLine:
+    return BadLine(place, reason, text, 0, "file")
 
 
 def aligned(record: Record, entry: Entry) -> Record | BadLine:

@@ -11,6 +11,7 @@ its last assistant message is the reply that the feedback is about:
      "feedback": {"thumb": "down", "reason": "…", "correction": "…"}, "resolved_by": "person"}
 """
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -18,12 +19,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from assistant.prompt import Message
-from finetune.logs.conversations import BadLine, Conversation, quoted
+from finetune.logs.conversations import BadLine, Conversation
 from finetune.logs.messages import LoggedMessage, declared_tools, linked
 from finetune.logs.records import Record
+from finetune.logs.shape import quoted
 
 _TIMES = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d")
 """Beside ISO 8601: what Chinese Excel writes."""
+_SINCE_1970 = re.compile(r"[0-9]{10}|[0-9]{13}")
 _UNUSABLE = {
     "chosen": "a preference pair (chosen and rejected); only conversations and answers are learned from",
     "kto_tag": "an example for KTO (kto_tag); only conversations and answers are learned from",
@@ -57,10 +60,12 @@ def moment(value: object) -> datetime:
     """
     text = str(value).strip()
     at: datetime | None
+    number = int(text) if isinstance(value, str) and _SINCE_1970.fullmatch(text) else value
     try:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value / (1000 if value > 1e11 else 1), UTC)
-        at = datetime.fromisoformat(text)
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            return datetime.fromtimestamp(number / (1000 if number > 1e11 else 1), UTC)
+        # Of other digits alone ISO 8601 knows days only, and Python takes any digit for the T before a time.
+        at = None if text.isdecimal() and len(text) != 8 else datetime.fromisoformat(text)
     except (ValueError, OverflowError, OSError):
         at = next((at for form in _TIMES if (at := _parsed(text, form))), None)
     if at is None:

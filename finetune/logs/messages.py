@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, StringConstraints, model_validator
 
 from assistant.prompt import Message, Role
-from finetune.logs.conversations import quoted
 from finetune.logs.records import loads
+from finetune.logs.shape import quoted
 
 _ROLES: dict[str, Role] = {
     "system": "system",

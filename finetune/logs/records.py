@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from finetune.logs.conversations import TEXT_SHOWN, BadLine
+from finetune.logs.conversations import BadLine
+from finetune.logs.shape import KEPT, start
 
 LONGEST = 4 << 20
 """Bytes of a line, or characters of a list's item, that are read at most."""
@@ -34,12 +35,12 @@ class Record:
     """file:line."""
     value: Any
     text: str
-    """What was read, cut to 2,000 characters."""
+    """What was read, cut to 8,000 characters."""
 
 
-def starts_a_list(start: bytes) -> bool:
+def starts_a_list(beginning: bytes) -> bool:
     """Whether a file that starts so is a JSON list, not a line of JSONL each."""
-    return _LIST.match(start) is not None
+    return _LIST.match(beginning) is not None
 
 
 def lines(file: IO[bytes], name: str) -> Iterator[Record | BadLine]:
@@ -51,7 +52,7 @@ def lines(file: IO[bytes], name: str) -> Iterator[Record | BadLine]:
         if len(raw) == LONGEST and not raw.endswith(b"\n"):
             while (rest := file.readline(LONGEST)) and not rest.endswith(b"\n"):
                 pass
-            yield BadLine(place, TOO_LONG, shown(raw[: 4 * TEXT_SHOWN].decode("utf-8", "surrogateescape")))
+            yield BadLine(place, TOO_LONG, shown(raw[: 5 * KEPT].decode("utf-8", "surrogateescape")))
             continue
         text = raw.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode("utf-8", "surrogateescape").strip()
         if text:
@@ -172,7 +173,7 @@ class _Window:
         while True:
             found = pattern.search(self.text, self.position) if pattern else None
             end = found.start(1) if found else max(self.position, len(self.text) - _OVERLAP)
-            passed += self.text[self.position : min(end, self.position + TEXT_SHOWN)]
+            passed += self.text[self.position : min(end, self.position + KEPT + 1)]
             self.position = end
             if found:
                 return shown(passed)
@@ -247,4 +248,4 @@ def _not_utf8(text: str, place: str) -> BadLine | None:
 
 def shown(text: str) -> str:
     """The start of a record, as text that can be written."""
-    return text[:TEXT_SHOWN].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return start(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")

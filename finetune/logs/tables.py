@@ -3,14 +3,16 @@
 import codecs
 import csv
 import io
+import json
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO
 
 from finetune.logs.conversations import BadLine
 from finetune.logs.records import LONGEST, Record, shown
+from finetune.logs.shape import KEPT, start
 from retrieval.errors import InputError
 
 _DELIMITERS = ",;\t"
@@ -45,7 +47,8 @@ def table(file: IO[bytes], name: str) -> Table:
     else:
         return Table((), iter(()))
     lines.give_back(1)
-    rows = csv.reader(lines, delimiter=max(_DELIMITERS, key=first.count), strict=True)
+    delimiter = max(_DELIMITERS, key=first.count)
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = tuple(cell.strip().lower() for cell in next(rows))
     except csv.Error as error:
@@ -54,11 +57,11 @@ def table(file: IO[bytes], name: str) -> Table:
         ) from error
     while header and not header[-1]:
         header = header[:-1]
-    return Table(header, _rows(rows, lines, header, name, encoding))
+    return Table(header, _rows(rows, lines, header, delimiter, name, encoding))
 
 
 def _rows(
-    rows: Iterator[list[str]], lines: "_Lines", header: tuple[str, ...], name: str, encoding: str
+    rows: Iterator[list[str]], lines: "_Lines", header: tuple[str, ...], delimiter: str, name: str, encoding: str
 ) -> Iterator[Record | BadLine]:
     while True:
         lines.taken.clear()
@@ -86,9 +89,16 @@ def _rows(
         except UnicodeEncodeError as error:
             reason = f"not {encoding}: byte 0x{ord(text[error.start]) & 0xFF:02x}; save the file as UTF-8"
         if reason:
-            yield BadLine(place, reason, shown(text))
+            cells = start(text).rstrip("\r\n").split(delimiter)
+            yield BadLine(place, reason, shown(json.dumps(cells, ensure_ascii=False)))
         else:
-            yield Record(place, dict(zip(header, cells, strict=True)), shown(text))
+            row = dict(zip(header, cells, strict=True))
+            yield Record(place, row, written(row))
+
+
+def written(row: Mapping[str, str]) -> str:
+    """The start of a row as JSON: a line does not say which of its cells are text."""
+    return shown(json.dumps({name: cell[: KEPT + 1] for name, cell in row.items()}, ensure_ascii=False))
 
 
 class _Lines:

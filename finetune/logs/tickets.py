@@ -1,14 +1,15 @@
 """CSV exports of ticket systems as conversations: a ticket a row, or a message a row."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetune.logs.columns import Columns, usable
-from finetune.logs.conversations import TEXT_SHOWN, BadLine, Conversation, quoted
+from finetune.logs.conversations import BadLine, Conversation
 from finetune.logs.formats import conversation, moment
-from finetune.logs.records import LONGEST, Record
-from finetune.logs.tables import Table
+from finetune.logs.records import LONGEST, Record, shown
+from finetune.logs.shape import quoted
+from finetune.logs.tables import Table, written
 
 _ROLES = {
     **dict.fromkeys(("user", "customer", "client", "end-user", "requester", "visitor"), "user"),
@@ -42,7 +43,7 @@ def tickets(table: Table, columns: Columns | None, name: str) -> Iterator[Conver
             yield ticket
         elif ticket.name in seen:
             reason = f"ticket {quoted(ticket.name)} has rows further up, too; sort the export by {columns.conversation}"
-            yield ticket.bad(ticket.place, reason)
+            yield replace(ticket.bad(ticket.place, reason, columns), lost="rows")
         else:
             seen.add(ticket.name)
             yield _ticket(ticket, columns)
@@ -59,9 +60,8 @@ class _Ticket:
     fault: tuple[str, str] | None = None
     """Place and reason of the first bad row."""
 
-    def bad(self, place: str, reason: str) -> BadLine:
-        text = "".join(row.text for row in self.rows)[:TEXT_SHOWN]
-        return BadLine(place, reason, text, self.count)
+    def bad(self, place: str, reason: str, columns: Columns) -> BadLine:
+        return BadLine(place, reason, _written(self.rows, columns), self.count)
 
 
 def _grouped(rows: Iterator[Record | BadLine], columns: Columns) -> Iterator[_Ticket | BadLine]:
@@ -76,7 +76,8 @@ def _grouped(rows: Iterator[Record | BadLine], columns: Columns) -> Iterator[_Ti
             # It may belong to the ticket before or after it, and with a gap answers would be to other questions.
             fault = (row.place, f"a row of it may be lost here: {reason}")
             ticket.fault = ticket.fault or fault
-            yield BadLine(row.place, reason, row.text)
+            text = row.text if isinstance(row, BadLine) else _written([row], columns)
+            yield BadLine(row.place, reason, text, lost="rows")
             continue
         if ticket.name != name:
             if ticket.count:
@@ -100,20 +101,21 @@ def _single(row: Record, columns: Columns) -> Conversation | BadLine:
         {"role": "user", "content": cells[columns.question]},
         {"role": "assistant", "content": cells[columns.answer]},
     ]
-    return conversation(Record(row.place, {**_fields(cells, columns), "messages": messages}, row.text))
+    found = conversation(Record(row.place, {**_fields(cells, columns), "messages": messages}, row.text))
+    return found if isinstance(found, Conversation) else replace(found, text=_written([row], columns))
 
 
 def _ticket(ticket: _Ticket, columns: Columns) -> Conversation | BadLine:
     if ticket.fault:
-        return ticket.bad(*ticket.fault)
+        return ticket.bad(*ticket.fault, columns)
     messages: list[tuple[Any, dict[str, str]]] = []
     fields: dict[str, Any] = {}
     for row in ticket.rows:
         cell = row.value[columns.role].strip()
         role = columns.values.role.get(cell.lower()) or _ROLES.get(cell.lower())
         if role is None:
-            known = "values: {role: {" + cell[:40] + ": user}}"
-            return ticket.bad(row.place, f"{quoted(cell)} is no known role; map it, for instance {known}")
+            known = "values: {role: {" + quoted(cell) + ": user}}"
+            return ticket.bad(row.place, f"{quoted(cell)} is no known role; map it, for instance {known}", columns)
         if role == "skip":
             continue
         found = _fields(row.value, columns)
@@ -122,15 +124,24 @@ def _ticket(ticket: _Ticket, columns: Columns) -> Conversation | BadLine:
         try:
             at = moment(found["at"]) if "at" in found else None
         except ValueError as error:
-            return ticket.bad(row.place, f"{columns.at}: {error}")
+            return ticket.bad(row.place, f"{columns.at}: {error}", columns)
         fields = {**fields, **found, "at": fields.get("at") or at}
         messages.append((at, {"role": role, "content": row.value[columns.content]}))
     if all(at for at, _ in messages):
         messages.sort(key=lambda message: message[0])
         fields["at"] = messages[0][0] if messages else None
     value = {**fields, "id": ticket.name, "messages": [message for _, message in messages]}
-    text = "".join(row.text for row in ticket.rows)[:TEXT_SHOWN]
-    return replace(conversation(Record(ticket.place, value, text)), rows=ticket.count)
+    made = conversation(Record(ticket.place, value, ""))
+    if isinstance(made, BadLine):
+        return ticket.bad(made.place, made.reason, columns)
+    return replace(made, rows=ticket.count)
+
+
+def _written(rows: Iterable[Record], columns: Columns) -> str:
+    """The start of rows as JSON, columns of text by their usual names."""
+    usual = {columns.question: "question", columns.answer: "answer", columns.content: "content"}
+    named = ({usual.get(name, name): cell for name, cell in row.value.items()} for row in rows)
+    return shown("\n".join(map(written, named)))
 
 
 def _fields(cells: Mapping[str, str], columns: Columns) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 import pytest
 
 from assistant.prompt import Message
+from finetune.cleaning.learnable import redacted_record
 from finetune.logs import BadLine, Columns, Conversation, log_files, read_columns, read_logs
 from retrieval.errors import InputError
 
@@ -61,11 +63,19 @@ def test_what_a_log_line_says_of_its_conversation_is_kept(tmp_path: Path) -> Non
     "at",
     [
         *("2026-01-31T09:30:00Z", "2026-01-31 09:30:00", "2026-01-31T17:30:00+08:00"),
-        *("2026/1/31 9:30", 1_769_851_800, 1_769_851_800_000),
+        *("2026/1/31 9:30", 1_769_851_800, 1_769_851_800_000, "1769851800", "1769851800000"),
     ],
 )
 def test_times_are_read_as_logs_write_them_and_a_naive_one_is_utc(tmp_path: Path, at: object) -> None:
     assert one(tmp_path, messages=MESSAGES, at=at).at == datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+
+
+def test_eight_digits_are_a_day_and_other_digits_that_are_no_time_say_so(tmp_path: Path) -> None:
+    """Python takes any digit for the T of ISO 8601: milliseconds as text were read as the year 1712."""
+    assert one(tmp_path, messages=MESSAGES, at="20240402").at == datetime(2024, 4, 2, tzinfo=UTC)
+    assert one(tmp_path, messages=MESSAGES, at="1712010112345").at == datetime(2024, 4, 1, 22, 21, 52, 345000, UTC)
+    for text in ("2024", "171201011234500"):
+        assert "is no time" in bad(tmp_path, messages=MESSAGES, at=text)
 
 
 def test_tool_calls_and_their_replies_and_the_declared_tools_are_kept(tmp_path: Path) -> None:
@@ -351,7 +361,40 @@ def test_a_ticket_that_comes_again_and_rows_that_are_wrong_are_set_aside_and_cou
         ("14", 3, ""),
     ]
     assert sum(entry.rows for entry in entries) == len(rows)
+    lost = [entry.lost for entry in entries if isinstance(entry, BadLine)]
+    assert lost == ["conversation", "rows", "rows", "rows", "conversation", "conversation"]
     assert isinstance(entries[-1], Conversation) and entries[-1].messages == TURNS
+
+
+def test_a_ticket_with_a_bad_row_counts_as_one_conversation(tmp_path: Path) -> None:
+    """Rows were counted as conversations: of three tickets two were kept and four malformed."""
+    rows = [f"{ticket},{role},Well" for ticket in (1, 2, 3) for role in ("customer", "agent") * 2]
+    rows[5] = "2,agent"
+    entries = table(tmp_path, "ticket_id,role,content\n" + "\n".join(rows))
+    counts = sum((Counter(entry.counts) for entry in entries if isinstance(entry, BadLine)), Counter())
+    assert counts == {"conversations: malformed": 1, "rows: malformed": 1}
+    assert sum(isinstance(entry, Conversation) for entry in entries) == 2
+
+
+def test_of_a_bad_row_people_see_the_texts_and_how_many_cells_there_are(tmp_path: Path) -> None:
+    """Names and streets in the other cells stood in what was set aside."""
+    (tmp_path / "columns.yaml").write_text("{question: subject, answer: reply, rating: csat}")
+    cells = "1001,Anna Schmidt,12 Hill Road\n1001,Anna Schmidt,9,Why?,So.\n"
+    short, badly_rated = table(tmp_path, f"id,name,csat,subject,reply\n{cells}")
+    assert isinstance(short, BadLine) and isinstance(badly_rated, BadLine)
+    assert redacted_record(short.text) == '["####", "<PRIVATE>", "<PRIVATE>"]'
+    assert redacted_record(badly_rated.text) == (
+        '{"id": "####", "name": "<PRIVATE>", "csat": "#", "question": "Why?", "answer": "So."}'
+    )
+
+
+def test_of_a_ticket_that_is_set_aside_people_see_its_messages(tmp_path: Path) -> None:
+    (found,) = table(tmp_path, "ticket_id,role,content,name\n1,customer,Why?,Anna Schmidt\n1,robot,So.,R2\n")
+    assert isinstance(found, BadLine)
+    assert redacted_record(found.text).split("\n") == [
+        '{"ticket_id": "#", "role": "<PRIVATE>", "content": "Why?", "name": "<PRIVATE>"}',
+        '{"ticket_id": "#", "role": "<PRIVATE>", "content": "So.", "name": "<PRIVATE>"}',
+    ]
 
 
 def test_a_quote_without_its_other_half_costs_one_row(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@ import json
 from collections import Counter
 from dataclasses import replace
 
+import pytest
+
 from assistant.prompt import Message
-from finetune.cleaning.learnable import turns
+from finetune.cleaning.learnable import redacted_record, turns
 from finetune.logs.conversations import Conversation
 from finetune.turns import Turn, turn_of
 
@@ -18,7 +20,7 @@ def log(*said: str, **fields: object) -> Conversation:
 
 def learned(conversation: Conversation) -> tuple[list[Turn], Counter[str]]:
     counts: Counter[str] = Counter()
-    return list(turns(conversation, counts)), counts
+    return list(turns(conversation, counts, {})), counts
 
 
 def test_every_answer_is_a_turn_with_what_was_said_before() -> None:
@@ -27,7 +29,7 @@ def test_every_answer_is_a_turn_with_what_was_said_before() -> None:
     assert [turn.question for turn in found] == [ASKED, "And the fee?"]
     assert {turn.source for turn in found} == {"agent"}
     assert counts == {"conversations: kept": 1}
-    assert len({turn.author for turn in found}) == 1 and "agent-07" not in str(found)
+    assert {turn.author for turn in found} == {"agent 1"} and "agent-07" not in str(found)
 
 
 def test_badly_rated_and_unresolved_conversations_are_left_out() -> None:
@@ -47,6 +49,54 @@ def test_what_the_assistant_said_is_not_learned_unless_somebody_stands_behind_it
     (corrected,), _ = learned(replace(own, thumb="down", correction="It is 2 EUR."))
     assert (corrected.answer.content, corrected.source) == ("It is 2 EUR.", "correction")
     assert corrected.question == "And the fee?"
+
+
+def test_agents_are_numbered_as_they_appear_since_a_hash_of_a_name_can_be_guessed() -> None:
+    authors: dict[str, str] = {}
+    logs = [log(ASKED, TOLD, agent=name) for name in ("Lars Berg", "Mia Lund", "Lars Berg")] + [log(ASKED, TOLD)]
+    found = [turn.author for each in logs for turn in turns(each, Counter(), authors)]
+    assert found == ["agent 1", "agent 2", "agent 1", None]
+
+
+def test_what_the_system_noted_between_question_and_answer_does_not_hide_the_question() -> None:
+    """The answer after "Ticket assigned to Anna" made no turn, and no count told."""
+    said = ("system", "Be kind."), ("user", ASKED), ("system", "Ticket assigned to Anna"), ("assistant", TOLD)
+    (turn,), counts = learned(Conversation("logs.jsonl:1", tuple(Message(*each) for each in said)))
+    assert [message.content for message in turn.conversation] == ["Be kind.", ASKED]
+    assert (turn.answer.content, counts) == (TOLD, {"conversations: kept": 1})
+
+
+def test_a_conversation_without_an_answer_is_counted() -> None:
+    for said in (("user", ASKED), ("user", "And the fee?")), (("assistant", TOLD), ("user", "thanks")):
+        messages = tuple(Message(*each) for each in said)
+        assert learned(Conversation("logs.jsonl:1", messages)) == ([], {"conversations: nothing answered": 1})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"origin": "assistant", "rating": 1},
+        {"origin": "assistant", "thumb": "down", "resolved": False},
+        {"rating": 1, "resolved": False},
+    ],
+)
+def test_a_correction_is_learned_however_badly_the_conversation_went(fields: dict[str, object]) -> None:
+    """What a customer was unhappy with was left out before anybody looked at its correction."""
+    (turn,), counts = learned(log(ASKED, TOLD, "And the fee?", "It is 3 EUR.", correction="It is 2 EUR.", **fields))
+    assert (turn.question, turn.answer.content, turn.source) == ("And the fee?", "It is 2 EUR.", "correction")
+    assert counts["conversations: kept"] == 1
+    assert sum(count for what, count in counts.items() if what.startswith("turns: ")) == 1
+
+
+def test_a_correction_replaces_the_last_answer_of_an_agent_too() -> None:
+    found, _ = learned(log(ASKED, TOLD, "And the fee?", "It is 3 EUR.", thumb="down", correction="It is 2 EUR."))
+    assert [(turn.answer.content, turn.source) for turn in found] == [(TOLD, "agent"), ("It is 2 EUR.", "correction")]
+
+
+def test_an_agents_answer_that_was_disliked_is_not_learned_without_a_correction() -> None:
+    (turn,), counts = learned(log(ASKED, TOLD, "And the fee?", "It is 3 EUR.", thumb="down"))
+    assert turn.answer.content == TOLD
+    assert counts == {"conversations: kept": 1, "turns: disliked and not corrected": 1}
 
 
 def test_a_correction_holds_no_personal_data() -> None:
@@ -100,6 +150,86 @@ def test_arguments_that_are_personal_by_their_name_and_tool_schemas_are_redacted
     }
     assert kept["id"] == "call_1"
     assert turn.tools[0]["function"] == {"name": "pay", "description": "ask <EMAIL_1>"}
+
+
+def test_a_tools_reply_keeps_nothing_that_its_fields_say_is_personal_and_its_names_go_everywhere() -> None:
+    """Replies were redacted as prose, which says of no field what it holds: names and passwords were learned."""
+    reply = {"account": {"holder": "JOHN SMITH", "姓名": "张伟"}, "password": "hunter-two", "pin": "4821", "days": 5}
+    messages = (
+        Message("user", "Whose is it?"),
+        Message("assistant", "", (CALL,)),
+        Message("tool", json.dumps(reply, ensure_ascii=False), tool_call_id="c1"),
+        Message("assistant", "The holder is John Smith, with 张伟."),
+    )
+    (_, turn), counts = learned(Conversation("logs.jsonl:1", messages))
+    private = "<PRIVATE>"
+    assert json.loads(turn.conversation[-1].content) == {
+        "account": {"holder": private, "姓名": private},
+        "password": private,
+        "pin": private,
+        "days": 5,
+    }
+    assert turn.answer.content == "The holder is <NAME_1>, with <NAME_2>."
+    assert counts == {"conversations: kept": 1, "redacted: NAME": 2, "redacted: CARD": 1}
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ({"product": {"name": "Priority Pass"}}, "You have the Priority Pass."),
+        ({"name": "余额宝"}, "可以用余额宝付款。"),
+        ({"customer": {"name": "Anna Schmidt"}}, "It went to <NAME_1>."),
+        ({"recipient_name": "Anna Schmidt"}, "It went to <NAME_1>."),
+        ({"firstName": "Anna", "lastName": "Schmidt"}, "It went to <NAME_1>."),
+    ],
+)
+def test_a_name_in_a_reply_is_a_persons_if_its_fields_say_so(reply: dict, answer: str) -> None:
+    said = answer.replace("<NAME_1>", "Anna Schmidt")
+    tool = Message("tool", json.dumps(reply), tool_call_id="c1")
+    messages = (Message("user", ASKED), Message("assistant", "", (CALL,)), tool, Message("assistant", said))
+    assert learned(Conversation("logs.jsonl:1", messages))[0][-1].answer.content == answer
+
+
+@pytest.mark.parametrize("reply", ['{"days": 5,  "open": true}', "[1, 2]", "sent", "{not JSON", "[" * 600 + "]" * 600])
+def test_a_reply_without_personal_data_stays_as_it_was(reply: str) -> None:
+    messages = (Message("user", ASKED), Message("assistant", "", (CALL,)), Message("tool", reply, tool_call_id="c1"))
+    *_, turn = learned(Conversation("logs.jsonl:1", (*messages, Message("assistant", TOLD))))[0]
+    assert turn.conversation[-1].content == reply
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            '{"customer": "Anna Schmidt", "agent": "Lars Berg", "password": "hunter-two", "messages": []}',
+            '{"customer": "<PRIVATE>", "agent": "<PRIVATE>", "password": "<PRIVATE>", "messages": []}',
+        ),
+        (
+            '{"at": "2026-01-31", "messages": [{"role": "user", "content": "Why?"}, {"from": "Lars", "value": "So',
+            '{"at": "####-##-##", "messages": [{"role": "user", "content": "Why?"}, {"from": "<PRIVATE>", "value": "So',
+        ),
+        ('{"content": "{\\"holder\\": \\"Anna\\"}"}', '{"content": "<PRIVATE>"}'),
+        ('{"tags": ["Anna", 12, true], "rating": good}', '{"tags": ["<PRIVATE>", ##, true], "rating": <PRIVATE>}'),
+        ('{"content": "Hi, "customer": "Anna"}', '{"content": "Hi, "<PRIVATE>": "<PRIVATE>"}'),
+        ("this line is no JSON", "this line is no JSON"),
+        ('"Anna Schmidt, Hill Road"', '"<PRIVATE>"'),
+        ('{"custom_fields": [{"id": 1, "value": "Anna"}]}', '{"custom_fields": [{"id": #, "value": "<PRIVATE>"}]}'),
+        ('{"content": "\\n{\\"holder\\": \\"Anna\\"}"}', '{"content": "<PRIVATE>"}'),
+    ],
+    ids=[
+        "fields",
+        "cut off",
+        "a tool's reply",
+        "no text",
+        "a quote too few",
+        "prose",
+        "a string",
+        "other values",
+        "a reply",
+    ],
+)
+def test_of_a_record_that_could_not_be_read_people_see_the_shape_and_the_text(text: str, shown: str) -> None:
+    assert redacted_record(text) == shown
 
 
 def test_messages_that_one_side_sent_in_a_row_are_one() -> None:

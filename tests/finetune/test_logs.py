@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from assistant.prompt import Message
+from finetune.cleaning.learnable import redacted_record
 from finetune.logs import BadLine, Conversation, log_files, read_logs
 from retrieval.errors import InputError
 
@@ -72,7 +73,7 @@ def test_a_record_that_is_wrong_is_set_aside_with_its_place_and_reason(
     assert isinstance(bad, BadLine) and (bad.place, after.place) == (f"{path}:2", f"{path}:3")
     if not (listed and reason.startswith(("not JSON: Expecting", "not UTF-8"))):  # the comma after it is noticed first
         assert re.match(reason, bad.reason)
-    assert len(bad.text) <= 2000
+    assert len(bad.text) <= 8000
     bad.text.encode()
 
 
@@ -129,12 +130,83 @@ def test_objects_within_a_damaged_item_are_not_taken_for_items(tmp_path: Path) -
 
 
 def test_a_folder_is_its_logs_sorted(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a.jsonl", "c.txt", "._a.jsonl"):
+    for name in ("b.jsonl", "a.jsonl", "._a.jsonl"):
         write(tmp_path / name, {"messages": MESSAGES})
     (tmp_path / "d.csv").write_text("question,answer\nWhy?,So.\n")
     places = [f"{tmp_path}/a.jsonl:1", f"{tmp_path}/b.jsonl:1", f"{tmp_path}/d.csv:2"]
     assert [entry.place for entry in read_logs([tmp_path])] == places
     assert log_files([tmp_path]) == [tmp_path / name for name in ("a.jsonl", "b.jsonl", "d.csv")]
+
+
+def test_a_folder_in_a_log_folder_is_read_and_what_is_no_log_is_set_aside(tmp_path: Path) -> None:
+    """Months in folders of their own, and a spreadsheet beside one good file, were lost without a word."""
+    for name in ("2026-11/a.jsonl", "2026-11/.trash/b.jsonl", "z/c.jsonl", "n.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, {"messages": MESSAGES})
+    (tmp_path / "march.xlsx").touch()
+    (tmp_path / "z" / "back").symlink_to(tmp_path)
+    november, march, good, back, deep = read_logs([tmp_path])
+    assert [entry.place.removeprefix(f"{tmp_path}/") for entry in (november, good, deep)] == [
+        "2026-11/a.jsonl:1",
+        "n.jsonl:1",
+        "z/c.jsonl:1",
+    ]
+    for entry, name, reason in [
+        (march, "march.xlsx", "not read; .jsonl, .json, .csv, .tsv are read, each also as .gz"),
+        (back, "z/back", "a link to a folder; name the folder itself"),
+    ]:
+        assert isinstance(entry, BadLine) and (entry.place, entry.reason) == (str(tmp_path / name), reason)
+        assert (entry.counts, entry.rows) == ({"files: not read": 1}, 0)
+    assert log_files([tmp_path]) == [tmp_path / name for name in ("2026-11/a.jsonl", "n.jsonl", "z/c.jsonl")]
+
+
+def test_a_folder_in_a_log_folder_may_hold_data_sets_of_llama_factory(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", {"messages": MESSAGES})
+    (tmp_path / "sets").mkdir()
+    write(tmp_path / "sets" / "b.jsonl", {"q": "Why?", "a": "So."})
+    entry = {"file_name": "b.jsonl", "columns": {"prompt": "q", "response": "a"}}
+    (tmp_path / "sets" / "dataset_info.json").write_text(json.dumps({"b": entry}))
+    assert [entry.messages for entry in read_logs([tmp_path]) if isinstance(entry, Conversation)] == [TURNS, TURNS]
+
+
+def test_of_a_folder_only_some_files_are_read_as_it_says(tmp_path: Path) -> None:
+    """A night was given the files by themselves: a mapping ended it, and a data set was read without its columns."""
+    (tmp_path / "sets").mkdir()
+    write(tmp_path / "sets" / "b.jsonl", {"q": "Why?", "a": "So."})
+    entry = {"file_name": "b.jsonl", "columns": {"prompt": "q", "response": "a"}}
+    (tmp_path / "sets" / "dataset_info.json").write_text(json.dumps({"b": entry}))
+    (tmp_path / "t.columns.yaml").write_text("{question: asked, answer: told}")
+    (tmp_path / "t.csv").write_text("asked,told\nWhy?,So.\n")
+    found = list(read_logs([tmp_path]))
+    assert [entry.messages for entry in found] == [TURNS, TURNS]
+    assert list(read_logs([tmp_path], only=log_files([tmp_path]))) == found
+    assert list(read_logs([tmp_path], only=[tmp_path / "t.columns.yaml"])) == found[1:]
+    assert list(read_logs([tmp_path], only=[tmp_path / "sets" / "b.jsonl"])) == found[:1]
+
+
+@pytest.mark.parametrize("cut", [2000, 8000])
+def test_no_half_of_an_address_is_left_where_a_bad_record_is_cut(tmp_path: Path, cut: int) -> None:
+    """Records were cut first and redacted then, and half an address is none."""
+    path = tmp_path / "a.jsonl"
+    for beyond in range(60):
+        texts = {"content": f"{'so ' * 300}Write to anna.schmidt@example.com or pay 4111 1111 1111 1111. "}
+        length = cut + beyond - len(json.dumps({"x": "", **texts}))
+        path.write_text(json.dumps({"x": f"{'y ' * 4000}"[:length], **texts})[:-1] + "\n")
+        (bad,) = read_logs([path])
+        assert isinstance(bad, BadLine)
+        shown = redacted_record(bad.text)
+        assert len(shown) <= 2000 and "anna" not in shown and "example" not in shown and "11" not in shown
+
+
+def test_a_reason_holds_no_half_of_an_address(tmp_path: Path) -> None:
+    for more in range(30):
+        path = write(tmp_path / "a.jsonl", {"messages": MESSAGES, "at": f"{'x' * more} anna.schmidt@example.com"})
+        (bad,) = read_logs([path])
+        assert isinstance(bad, BadLine) and "anna" not in bad.reason and "example" not in bad.reason
+    path = write(tmp_path / "a.jsonl", ["Anna Schmidt", "12 Hill Road"])
+    (bad,) = read_logs([path])
+    assert isinstance(bad, BadLine)
+    assert bad.reason == """line: not an object with messages but '["<PRIVATE>", "<PRIVATE>"]'"""
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz"])

@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import pytest
+import yaml
 
 from assistant.prompt import Message
 from finetune.cleaning.duplicates import answered
-from finetune.cleaning.quality import canned, core, fault
+from finetune.cleaning.quality import abstains, canned, core, fault
+from finetune.examples import NO_ANSWER
 from finetune.turns import Turn
 
 BOTH = ("en", "zh")
@@ -131,6 +135,61 @@ def test_that_the_help_centre_is_silent_is_not_canned() -> None:
     things = "weather football poems horoscopes recipes flights hotels novels songs chess".split()
     silent = [turn("The help centre has no article on this.", f"Tell me about {thing}") for thing in things]
     assert canned(silent) == frozenset()
+
+
+SAMPLES = yaml.safe_load(
+    (Path(__file__).parents[2] / "samples/conversations/_no_article.yaml").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(text for texts in SAMPLES["answers"].values() for text in texts),
+        *NO_ANSWER.values(),
+        "Sorry, bitcoin is nothing that our help centre covers.",
+        "I could not find anything on this in our help center.",
+        "Our knowledge base doesn’t mention bitcoin.",
+        "幫助中心沒有相關文章。",
+        "知识库里没有收录这个问题。",
+        "在帮助中心找不到相关内容，请联系人工客服。",
+        "帮助中心对这个问题没有说明。",
+        "帮助中心的资料里面没有提到这一点。",
+        "The help centre does not yet cover crypto payments.",
+        "Crypto isn't something our help centre covers.",
+        "The help centre doesn't seem to cover this.",
+    ],
+)
+def test_who_says_that_the_help_centre_is_silent_abstains(answer: str) -> None:
+    assert abstains(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Please visit our Help Center for more information on this topic.",
+        "The help centre explains how a refund works.",
+        "There is no fee. Articles in the help centre tell more.",
+        "If you cannot find it in our help centre, contact us.",
+        "详情请查看帮助中心，不收费。",
+        "您可以在帮助中心查看未到账的原因。",
+        "请到帮助中心的未到账页面查看。",
+        "帮助中心里无需登录即可查看。",
+        "The amount stated in our help centre is 5 EUR.",
+        "Each payment listed in our help centre is final.",
+        "There is no fee for this in the help centre app.",
+        "You have no limits in our help centre.",
+    ],
+)
+def test_who_points_to_the_help_centre_does_not_abstain(answer: str) -> None:
+    assert not abstains(answer)
+
+
+def test_pointing_to_the_help_centre_whatever_is_asked_is_canned() -> None:
+    """Every mention of the help centre was taken for abstaining, which is never canned."""
+    answer = "Please visit our Help Center for more information on this topic."
+    things = "weather football poems horoscopes recipes flights hotels novels songs chess".split()
+    assert canned([turn(answer, f"Tell me about {thing}") for thing in things]) == {answered(turn(answer))}
 
 
 def test_faults_do_not_change_when_the_canned_answers_are_gone() -> None:
