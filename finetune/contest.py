@@ -28,7 +28,6 @@ from eval.summary import summary
 from finetune import dataset, nights
 from finetune.candidates import candidate
 from finetune.course import Course
-from finetune.turns import turn_of
 from retrieval.files import sha256, write_text
 from retrieval.index import Index
 
@@ -181,10 +180,7 @@ def _held_out(course: Course, index: Index) -> list[Case]:
     """What the challenger's training held out: the newest answers, as cases."""
     trained = course.folder / "train.json"
     run = json.loads(trained.read_text(encoding="utf-8")).get("run") if trained.exists() else None
-    path = course.settings.runs / str(run) / dataset.FOLDER / "validation.jsonl"
-    if not path.exists():
-        return []
-    turns = [turn_of(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    turns = dataset.turns_of(course.settings.runs / str(run), "validation")
     found = [candidate(turn, index, course.settings.passages, "held out", True).case for turn in turns]
     unique = {case.id: case for case in found}
     return [case for case in unique.values() if case.answerable and case.facts]

@@ -12,7 +12,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from finetune import general_set
 from finetune.canaries import canaries
 from finetune.cleaning import bursts, duplicates, learnable, quality, split, topics
 from finetune.cleaning.split import HeldOut
-from finetune.examples import Example, examples, paraphrased
+from finetune.examples import LOGGED, Example, examples, paraphrased, with_other_figures
 from finetune.logs.conversations import BadLine, Conversation
 from finetune.nights import Topic
 from finetune.recipe import Recipe
@@ -32,6 +32,8 @@ from retrieval.index import Index
 
 FOLDER = "data"
 """Of a run: all that this module writes."""
+_TOGETHER = 1000
+"""Examples that become rows at once."""
 _MOST_CHARACTERS = 300
 """Of a topic's example."""
 
@@ -67,8 +69,15 @@ def rows(run: Path, name: str) -> Sequence[Row]:
 
 def answers(run: Path) -> int:
     """How many logged answers the run learns from or is validated on, those of earlier runs left out."""
-    with (run / FOLDER / "turns.jsonl").open(encoding="utf-8") as file:
-        return sum(1 for _ in file)
+    counts = json.loads((run / FOLDER / "counts.json").read_text(encoding="utf-8"))
+    return sum(counts.get(f"turns: {kind}", 0) for kind in LOGGED)
+
+
+def turns_of(run: Path, name: str = "turns") -> list[Turn]:
+    """What a run kept of its logs to learn from, or only those for `validation`; none if it has none."""
+    path = run / FOLDER / f"{name}.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [turn_of(json.loads(line)) for line in lines]
 
 
 def found_topics(run: Path) -> list[Topic]:
@@ -125,28 +134,38 @@ def prepare(
     turns = _drawn(turns, recipe, counts)
     groups = duplicates.groups(turns)
     parts = split.split(turns, groups, recipe.validation_share, recipe.validation_most, recipe.seed)
+    untimed = sum(turn.at is None for turn in turns)
+    if untimed and parts.validation:
+        counts["answers without a time, so that not the newest but drawn ones are held out"] = untimed
     validated_on = [HeldOut.turn(turn) for turn in parts.validation]
     split.check_leaks(parts.training, validated_on)
     split.check_leaks(turns, held_out)
     replayed = _replayed(turns, earlier, languages, [*validated_on, *held_out], recipe)
 
-    learned = _examples(parts.training, index, recipe, passages, counts)
-    again: Counter[str] = Counter()
-    learned += _examples(replayed, index, recipe, passages, again)
-    counts["replayed from earlier runs"] = sum(again.values())
+    logged = _examples(parts.training, index, recipe, passages, counts)
+    again = _examples(replayed, index, recipe, passages, Counter())
+    counts["replayed from earlier runs"] = len(again)
+    logged += again
+    learned = list(with_other_figures(logged, recipe.other_figures_share, recipe.seed))
     if recipe.paraphrases:
         learned += list(paraphrased(learned, recipe.seed))
     learned += _general(len(learned), recipe, languages)
-    learned += canaries(recipe.canaries, recipe.seed, tuple(languages))
+    if logged:
+        learned += canaries(recipe.canaries, recipe.seed, tuple(languages))
     validated = _examples(parts.validation, index, recipe, passages, counts)
 
     datasets.disable_progress_bars()
     with new_folder(run / FOLDER) as folder, storage_errors(run):
         for name, part in (("training", learned), ("validation", validated)):
-            made, left_out = tokenise(tokenizer, part, recipe.max_tokens)
-            counts.update({f"examples: {name}": len(made), **{f"examples: {why}": n for why, n in left_out.items()}})
+            made = []
+            counts[f"examples: {name}"] = 0
+            for start in range(0, len(part), _TOGETHER):  # a row holds ten times less there than as a list
+                new, left_out = tokenise(tokenizer, part[start : start + _TOGETHER], recipe.max_tokens)
+                counts[f"examples: {name}"] += len(new)
+                counts.update({f"examples: {why}": n for why, n in left_out.items()})
+                made += [datasets.Dataset.from_list(new)] if new else []
             if made:  # of no rows `datasets` writes what it cannot read
-                datasets.Dataset.from_list(made).save_to_disk(str(folder / name))
+                datasets.concatenate_datasets(made).save_to_disk(str(folder / name))
         _write_lines(folder / "turns.jsonl", (turn.as_dict() for turn in turns))
         _write_lines(folder / "validation.jsonl", (turn.as_dict() for turn in parts.validation))
         _write_lines(folder / "set_aside.jsonl", map(asdict, aside))
@@ -169,13 +188,14 @@ def _worth_learning(
 ) -> list[Turn]:
     """The answers that no rule speaks against, redacted."""
     found = []
+    authors: dict[str, str] = {}
     for entry in logs:
         if isinstance(entry, BadLine):
-            counts["conversations: malformed"] += entry.rows
+            counts.update(entry.counts)
             reason = re.sub(r"\d{3,}", "#", redact(entry.reason))  # it may quote what was cut from a number
             aside.append(SetAside(entry.place, reason, learnable.redacted_record(entry.text)))
             continue
-        for turn in learnable.turns(entry, counts):
+        for turn in learnable.turns(entry, counts, authors):
             fault = quality.fault(turn, languages)
             if fault:
                 _set_aside(turn, fault, counts, aside)
@@ -248,17 +268,16 @@ def _replayed(
 
     None to what customers say in nearly the same words in `turns` (`duplicates.keys`) or in an earlier turn that
     `duplicates.preference` puts first, and none to a question that is corrected now, however it was typed; none that
-    the rules speak against, or that is held out. Drawn from all at once, what a night taught would drown in a first
-    import of years.
+    the rules speak against, or that is held out, now or in those runs: a night asks that again. Drawn from all at once,
+    what a night taught would drown in a first import of years.
     """
     wanted = round(len(turns) * recipe.replay_share / (1 - recipe.replay_share))
     if not wanted:
         return []
     told: dict[tuple[str, str], tuple[Turn, Path]] = {}
     for run in earlier:
-        path = run / FOLDER / "turns.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            turn = turn_of(json.loads(line))
+        held_out = [*held_out, *(replace(HeldOut.turn(turn), answer=None) for turn in turns_of(run, "validation"))]
+        for turn in turns_of(run):
             if not quality.fault(turn, languages):
                 told.setdefault((turn.question, turn.answer.content), (turn, run))
     corrected = [HeldOut.case(turn.place, turn.question) for turn in turns if turn.source == "correction"]

@@ -5,7 +5,8 @@ An adapter trained without passages can make answers from passages worse (Zhang 
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,14 +26,17 @@ _TOGETHER = 64
 """Questions embedded at once."""
 NO_ANSWER = {
     "en": (
-        "The help centre does not cover this, so I cannot give you a figure. A person can help you under "
-        "Me > Help > Contact us. Is there anything else I can check for you?"
+        "The help centre does not cover this, so I cannot give you a figure. A person of our support can help you. "
+        "Is there anything else I can check for you?"
     ),
-    "zh": (
-        "帮助中心没有涉及这个问题的内容，因此我无法给出具体数字。您可以通过“我的 > 帮助 > 联系客服”联系人工。"
-        "还有什么可以帮您确认的吗？"
-    ),
+    "zh": "帮助中心没有涉及这个问题的内容，因此我无法给出具体数字。您可以联系人工客服。还有什么可以帮您确认的吗？",
 }
+LOGGED = ("retrieved", "inserted", "distractors", "none", "bare")
+"""Kinds of examples that come of a logged answer."""
+_STEP = re.compile(r"(?:^|(?<=\s))\d{1,2}[.)、](?=\s|[^\d\s])")
+"""The number of a step."""
+_FIGURE = re.compile(rf"{_STEP.pattern}|\d+(?:[.,:]\d+)*")
+"""A figure, or the number of a step."""
 _WORDINGS = {
     "en": ("Hi, {}", "{} Thanks!", "I have a question: {}", "Hello, could you help me? {}"),
     "zh": ("你好，{}", "{}谢谢", "想问一下，{}", "您好，请问{}"),
@@ -99,43 +103,115 @@ def paraphrased(found: Sequence[Example], seed: int) -> Iterator[Example]:
             yield replace(example, conversation=(*before, asked))
 
 
+def with_other_figures(found: Sequence[Example], share: float, seed: int) -> Iterator[Example]:
+    """The examples, a share of those that take figures from their passages with other figures in both.
+
+    So figures can only be read, not remembered: Longpre et al., "Entity-Based Knowledge Conflicts in Question
+    Answering", arXiv 2109.05052. The question's change with them.
+    """
+    chance = random.Random(seed)
+    for example in found:
+        held = _figures(" ".join(passage.context for passage in example.passages))
+        stated = [figure for figure in _figures(example.answer.content) if figure in held]
+        supported = example.kind in ("retrieved", "inserted") and not example.answer.tool_calls
+        yield _changed(example, stated, held, chance) if supported and stated and chance.random() < share else example
+
+
+def _changed(example: Example, stated: Sequence[str], held: Sequence[str], chance: random.Random) -> Example:
+    other: dict[str, str] = {}
+    for figure in dict.fromkeys(stated):
+        other[figure] = _other(figure, {*held, *other.values()}, chance)
+
+    def changed(text: str) -> str:
+        return _FIGURE.sub(lambda match: other.get(match[0], match[0]), text)
+
+    return replace(
+        example,
+        conversation=tuple(replace(said, content=changed(said.content)) for said in example.conversation),
+        passages=tuple(
+            replace(each, title=changed(each.title), heading=changed(each.heading), text=changed(each.text))
+            for each in example.passages
+        ),
+        answer=replace(example.answer, content=changed(example.answer.content)),
+    )
+
+
+def _figures(text: str) -> list[str]:
+    """The figures in a text as they are written, the numbers of steps left out."""
+    return [figure for figure in _FIGURE.findall(text) if figure[-1].isdecimal()]
+
+
+def _other(figure: str, taken: Set[str], chance: random.Random) -> str:
+    """Another figure of the same form: as many digits, and a time of day for one."""
+    for _ in range(50):
+        hour, _, minute = figure.partition(":")
+        if minute:
+            made = f"{chance.randrange(24):0{len(hour)}}:{chance.randrange(60):02}"
+        else:
+            made = re.sub(r"\d", lambda match: str(chance.randrange(match[0] != "0", 10)), figure)
+        if made not in taken:
+            return made
+    return figure
+
+
 def _languages(turns: Sequence[Turn]) -> list[Language]:
     return [language_of(turn.question) for turn in turns]
 
 
-def _supported(turn: Turn, search: Search, support: Passage, recipe: Recipe, chance: random.Random) -> Example:
-    """An answer that `support` holds: with it among the passages, or without, and then saying so."""
+def _supported(turn: Turn, search: Search, support: Passage, recipe: Recipe, chance: random.Random) -> Example | None:
+    """An answer that `support` holds: with it among the passages, or without, and then saying so.
+
+    None where a later sentence has a figure that none of them holds.
+    """
     retrieved = [found.passage for found in search.found]
     luck = chance.random()
     if luck < recipe.none_share + recipe.distractors_share and not turn.answer.tool_calls:
-        others = tuple(passage for passage in retrieved if passage.article != support.article)
+        claim = _claim(turn.answer.content)
+        others = tuple(
+            passage
+            for passage in retrieved
+            if passage.article != support.article and overlap(claim, passage.context) < LEAST_OVERLAP
+        )
         shown = others if luck >= recipe.none_share else ()
         answer = Message("assistant", NO_ANSWER[language_of(turn.question)])
         return Example(turn.conversation, shown, answer, "distractors" if shown else "none", turn.tools)
-    if support in retrieved:
-        return Example(turn.conversation, tuple(retrieved), turn.answer, "retrieved", turn.tools)
-    retrieved[chance.randrange(len(retrieved))] = support
-    return Example(turn.conversation, tuple(retrieved), turn.answer, "inserted", turn.tools)
+    kind = "retrieved"
+    if support not in retrieved:
+        retrieved[chance.randrange(len(retrieved))] = support
+        kind = "inserted"
+    if not _holds(turn, [passage.context for passage in retrieved]):
+        return None
+    return Example(turn.conversation, tuple(retrieved), turn.answer, kind, turn.tools)
 
 
 def _unsupported(turn: Turn, search: Search, answered: Search) -> Example | None:
-    """An answer that no passage holds: that there is no article, to be learned; or a figure made up, not to be.
+    """An answer that no passage holds, as it was logged; None where it has a figure from nowhere.
 
-    A figure may be the customer's own; and where the answer says that there is no article, what the articles say of
-    the way to a person.
+    Where the answer says that there is no article, a figure may be of what the articles say of the way to a person.
     """
     shown = tuple(found.passage for found in search.found) if search.hit else ()
-    known = [*(passage.text for passage in shown), *(message.content for message in turn.conversation)]
+    known = [passage.context for passage in shown]
     if abstains(turn.answer.content):
-        known += [found.passage.text for found in answered.found]
-    if not numbers(turn.answer.content) <= numbers(" ".join(known)):
+        known += [found.passage.context for found in answered.found]
+    if not _holds(turn, known):
         return None
     return Example(turn.conversation, shown, turn.answer, "distractors" if shown else "none", turn.tools)
 
 
+def _holds(turn: Turn, known: Sequence[str]) -> bool:
+    """Whether each figure of the answer stands in what is known, or is the customer's own, or numbers a step."""
+    said = [message.content for message in turn.conversation if message.role in ("user", "tool")]
+    return numbers(_STEP.sub("", turn.answer.content)) <= numbers(" ".join([*known, *said]))
+
+
 def supporting(answer: str, search: Search) -> Passage | None:
     """The found passage that supports the answer's first sentence after its courtesies, where the fact stands."""
-    claim = next(iter(sentences(core(answer))), answer)
+    claim = _claim(answer)
     scored = [(overlap(claim, found.passage.context), -i) for i, found in enumerate(search.found)]
     best, position = max(scored, default=(0.0, 0))
     return search.found[-position].passage if best >= LEAST_OVERLAP else None
+
+
+def _claim(answer: str) -> str:
+    """The first sentence after the courtesies."""
+    return next(iter(sentences(core(answer))), answer)

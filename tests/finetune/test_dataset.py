@@ -1,5 +1,6 @@
 """From logs to rows, with an encoder that one can follow by eye and the real tokenizer."""
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,15 @@ import pytest
 from assistant.base_models import load_tokenizer
 from assistant.prompt import Message
 from assistant.redaction import redact_article
+from finetune.cleaning import topics
 from finetune.cleaning.split import HeldOut, LeakError
-from finetune.dataset import Dataset, dataset, prepare
+from finetune.dataset import Dataset, answers, dataset, prepare
 from finetune.logs.conversations import BadLine, Conversation
 from finetune.recipe import Recipe
 from retrieval.build import build
 from retrieval.index import Index
 
-PLAIN = Recipe(none_share=0, distractors_share=0, general_share=0, canaries=0, validation_most=0)
+PLAIN = Recipe(none_share=0, distractors_share=0, general_share=0, canaries=0, validation_most=0, other_figures_share=0)
 ARTICLE = "# Refunds\n\nYou can request a refund within 90 days.\n"
 TOLD = "You can request a refund within 90 days."
 QUESTIONS = [
@@ -102,9 +104,14 @@ def test_every_conversation_and_every_turn_is_counted_once(prepared) -> None:
         log(7, told="You can request a refund within 77 days."),
         log(0),
         BadLine("logs.jsonl:9", "not JSON", "{"),
+        BadLine("tickets.csv:2", "a row of it may be lost here", "", rows=4),
+        Conversation("logs.jsonl:10", (Message("user", QUESTIONS[8]), Message("user", "Anybody there?"))),
     ]
-    counts = prepared(*logs).counts
+    of_none = [BadLine("tickets.csv:3", "not CSV", "", lost="rows"), BadLine("a.xlsx", "not read", "", 0, "file")]
+    counts = prepared(*logs, *of_none).counts
     assert sum(n for kind, n in counts.items() if kind.startswith("conversations")) == len(logs)
+    assert (counts["conversations: malformed"], counts["conversations: nothing answered"]) == (2, 1)
+    assert counts["rows: malformed"] == counts["files: not read"] == 1
     assert sum(n for kind, n in counts.items() if kind.startswith("turns")) == counts["conversations: kept"]
     assert counts["turns: hedging"] == counts["turns: duplicate"] == counts["turns: figures that no article holds"] == 1
     assert counts["examples: training"] == counts["turns: retrieved"] == 4
@@ -181,6 +188,29 @@ def test_answers_of_earlier_runs_are_replayed_unless_they_are_known(prepared, tm
     assert again.counts["replayed from earlier runs"] == 0
 
 
+def test_what_an_earlier_run_held_out_is_never_learned_by_replay(prepared, tmp_path: Path) -> None:
+    """A night asks again what earlier nights held out, to see what was forgotten."""
+    prepared(*map(own_words, range(8)), run="earlier", recipe=changed(validation_share=0.25, validation_most=2))
+    held_out = {line["place"] for line in lines(tmp_path / "earlier" / "data" / "validation.jsonl")}
+    assert len(held_out) == 2
+    made = prepared(*map(log, range(8, 12)), recipe=changed(replay_share=0.9), earlier=[tmp_path / "earlier"])
+    assert made.counts["replayed from earlier runs"] == 6
+
+
+def test_figures_are_others_in_training_and_not_in_validation(prepared, tokenizer) -> None:
+    recipe = changed(other_figures_share=1, validation_share=0.25, validation_most=2)
+    made = prepared(*map(own_words, range(8)), recipe=recipe)
+    training, held_out = ([tokenizer.decode(row["ids"]) for row in rows] for rows in (made.training, made.validation))
+    assert len(held_out) == 2 and all(text.count("within 90 days") == 2 for text in held_out)
+    assert len(training) == 6 and not any("90 days" in text for text in training)
+
+
+def test_without_an_answer_to_learn_there_is_no_row_not_even_a_canary(prepared, tmp_path: Path) -> None:
+    made = prepared(log(0, "You can request a refund within 77 days."), recipe=changed(canaries=8))
+    assert list(made.training) == []
+    assert answers(tmp_path / "run") == 0
+
+
 def test_what_was_learned_before_is_not_replayed_beside_its_correction(prepared, tmp_path: Path) -> None:
     prepared(*map(log, range(8)), run="earlier")
     corrected = log(2, origin="assistant", correction="A refund is possible for 90 days after you paid.")
@@ -235,9 +265,18 @@ def test_a_small_night_is_replayed_as_much_as_a_large_first_import(prepared, tmp
     assert sum("says the night" in answer for answer in told) == 2
 
 
-def test_a_cap_on_topics_is_counted(prepared) -> None:
-    counts = prepared(*map(log, range(8)), recipe=changed(topic_share=0.5)).counts
-    assert counts["turns: beyond topic_share"] == 0  # no topic goes under fifty turns
+def test_what_a_topic_has_beyond_its_share_is_left_out_and_counted(
+    prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No topic goes under fifty turns; with eight in all, nothing showed whether the cap was applied."""
+    monkeypatch.setattr(topics, "capped", functools.partial(topics.capped, least=2))
+    sent = Message("assistant", "Your card is in the post by now.")
+    asked = Message("user", "Where is my card?"), Message("user", "No card came with the letter, what now?")
+    cards = [Conversation(f"cards.jsonl:{n}", (question, sent)) for n, question in enumerate(asked)]
+    counts = prepared(*map(log, range(6)), *cards, recipe=changed(topic_share=0.5)).counts
+    kept = [turn["place"] for turn in lines(tmp_path / "run" / "data" / "turns.jsonl")]
+    assert kept == ["logs.jsonl:1", "logs.jsonl:2", "cards.jsonl:0", "cards.jsonl:1"]
+    assert counts["turns: beyond topic_share"] == 4
 
 
 def test_records_that_could_not_be_read_show_no_digit_and_no_escaped_name(prepared, tmp_path: Path) -> None:
@@ -246,7 +285,7 @@ def test_records_that_could_not_be_read_show_no_digit_and_no_escaped_name(prepar
     prepared(log(0), BadLine("logs.jsonl:9", "value: '4111 1111'", raw))
     (aside,) = lines(tmp_path / "run" / "data" / "set_aside.jsonl")
     assert aside["text"].startswith('{"messages": "my card #### #### ##"')
-    assert aside["text"].endswith('"name": "<CARD_1>"')
+    assert aside["text"].endswith('"name": "<PRIVATE>"')
     assert aside["reason"] == "value: '# #'"
 
 

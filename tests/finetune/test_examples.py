@@ -1,14 +1,17 @@
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from assistant.prompt import Message
 from assistant.redaction import redact
-from finetune.examples import NO_ANSWER, Example, examples, paraphrased
+from finetune.examples import NO_ANSWER, Example, examples, paraphrased, with_other_figures
 from finetune.recipe import Recipe
 from finetune.turns import Turn
 from retrieval.build import build
 from retrieval.index import Index
+from retrieval.passages import Passage
 
 ARTICLES = {
     "refund.md": "# Refunds\n\nYou can request a refund within 90 days.\n",
@@ -62,6 +65,23 @@ def test_what_was_said_before_stays_in_the_example(index: Index) -> None:
 
 def test_an_answer_with_a_figure_that_no_article_holds_is_dropped(index: Index) -> None:
     assert made(index, turn(ASKED, "You can request a refund within 77 days. Anything else?")) == [None]
+
+
+def test_a_figure_made_up_after_a_supported_sentence_is_dropped_too(index: Index) -> None:
+    assert made(index, turn(ASKED, "You can request a refund within 90 days. The fee for it is 12 EUR.")) == [None]
+    (example,) = made(index, turn(f"{ASKED} It was 12 EUR", f"{TOLD} You get back the 12 EUR."))
+    assert example.kind == "retrieved"
+
+
+def test_what_says_the_same_in_another_article_is_no_distractor(tmp_path: Path, keywords, gate_at) -> None:
+    (tmp_path / "knowledge").mkdir()
+    for name, text in (ARTICLES | {"faq.md": "# Questions\n\nWithin 90 days you can request a refund.\n"}).items():
+        (tmp_path / "knowledge" / name).write_text(text)
+    built = build([tmp_path / "knowledge"], tmp_path / "indexes", keywords, redact)
+    index = Index(tmp_path / "indexes" / built.id, keywords)
+    index.gate = gate_at(0.5)
+    (example,) = made(index, turn(ASKED, TOLD), recipe=Recipe(none_share=0, distractors_share=1), passages=4)
+    assert {passage.path for passage in example.passages} == {"fee.md", "card.md"}
 
 
 def test_saying_that_no_article_covers_it_is_learned_without_passages(index: Index) -> None:
@@ -126,3 +146,44 @@ def test_paraphrases_ask_the_same_with_the_same_passages_and_answer(index: Index
     (other,) = paraphrased([example], seed=7)
     assert ASKED in other.conversation[-1].content != ASKED
     assert (other.passages, other.answer, other.kind) == (example.passages, example.answer, example.kind)
+
+
+def test_an_example_with_other_figures_has_them_in_passages_question_and_answer_alike(index: Index) -> None:
+    asked, told = "How long for a refund, is it 90 days?", "1. Open the app. You can request a refund within 90 days."
+    (example,) = made(index, turn(asked, TOLD))
+    example = replace(example, answer=Message("assistant", told))
+    for seed in range(20):
+        (other,) = with_other_figures([example], 1, seed)
+        (days,) = re.findall(r"within (\d+) days", other.answer.content)
+        assert days != "90" and len(days) == 2
+        assert other.answer.content == told.replace("90", days)
+        assert other.conversation[-1].content == asked.replace("90", days)
+        assert [passage.text for passage in other.passages] == ["You can request a refund within " + days + " days."]
+        assert (other.kind, other.passages[0].id) == ("retrieved", example.passages[0].id)
+
+
+def test_other_figures_have_the_form_of_those_they_stand_for_and_are_not_taken_by_others() -> None:
+    text = "Fee 2.5% until 22:30, CNY 1,200 by code D05, 3 or 4 times."
+    passage = Passage("1", "a.md", "a", "A", "", text, "en", 0, 1, "")
+    example = Example((Message("user", "?"),), (passage,), Message("assistant", text), "retrieved")
+    for seed in range(20):
+        (other,) = with_other_figures([example], 1, seed)
+        form = r"Fee \d\.\d% until ([01]\d|2[0-3]):[0-5]\d, CNY \d,\d{3} by code D\d{2}, \d or \d times\."
+        assert re.match(form, other.answer.content)
+        assert other.answer.content == other.passages[0].text
+        figures = re.findall(r"\d[\d.,:]*", other.answer.content.replace(", ", " "))
+        assert len(set(figures)) == len(figures) and not set(figures) & {"2.5", "22:30", "1,200", "3", "4"}
+
+
+def test_only_what_a_passage_supports_gets_other_figures(index: Index) -> None:
+    fee = "The fee of a withdrawal is small. Anything else?"
+    (none,) = made(index, turn("Can I buy bitcoin?", "Sorry, bitcoin is nothing that our help covers."))
+    (plain,) = made(index, turn("And the fee of a withdrawal?", fee))
+    assert list(with_other_figures([none, plain], 1, seed=7)) == [none, plain]
+
+
+def test_a_share_of_the_examples_gets_other_figures(index: Index) -> None:
+    found = made(index, *(turn(f"{ASKED} {n}", TOLD) for n in range(200)))
+    changed = sum(other != example for example, other in zip(found, with_other_figures(found, 0.7, 7), strict=True))
+    assert 120 < changed < 160
+    assert list(with_other_figures(found, 0, 7)) == found
