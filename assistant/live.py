@@ -226,15 +226,18 @@ def training_record(settings: Settings, adapter: str) -> dict[str, Any]:
     """How the adapter was trained, once it is known that it can be served as the settings say.
 
     Raises:
-        NotReady: Its folder is missing, or vLLM serves it only merged.
+        NotReady: Its folder is missing, or vLLM serves it only merged, or not at all.
     """
     path = settings.adapters / adapter / "training.json"
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise NotReady(
-            f"the live adapter's folder {path.parent} is missing; run: assistant train --logs FILE"
+            f"the folder {path.parent} of the adapter {adapter} is missing; run: assistant train --logs FILE"
         ) from None
+    if record.get("served") == "nowhere":
+        kind = record["recipe"]["peft"].get("peft_type")
+        raise NotReady(f"vLLM cannot serve {adapter}, which is of kind {kind}; make another release live")
     if record.get("served") == "merged" and not settings.merged:
         raise NotReady(f"vLLM serves {adapter} only merged into its base; run: assistant serve --merged")
     return record

@@ -9,13 +9,14 @@ from typing import Any
 import yaml
 
 from assistant import prompt
-from assistant.base_models import fingerprint, load_model, load_tokenizer, served_folder
+from assistant.base_models import fingerprint, load_model, load_tokenizer, prepare, served_folder
 from finetune.recipe import Recipe
 from retrieval.errors import InputError, NotReady
 from retrieval.files import content_id, folder_hashes, new_folder, storage_errors
 
 RECORD = "training.json"
 """File of an adapter's folder that says what it was trained on and with."""
+_WEIGHTS = (".safetensors", "tokenizer.json")
 _PROMPT_LEARNING = {"PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE"}
 """Kinds that put learned positions before the prompt; they change no weight and cannot be merged."""
 _OWN_BASE = ("pissa", "olora", "corda", "loftq")
@@ -32,7 +33,8 @@ _REFUSED = {
 }
 """Fields of LoRA that vLLM's `PEFTHelper` refuses, or leaves out without a word."""
 _SHAPE = {*_REFUSED, "peft_type", "r", "lora_alpha", "use_rslora", "bias", "target_modules", "rank_pattern"}
-"""Fields in which an adapter and the recipe that continues it must agree."""
+_SHAPE |= {"exclude_modules", "layers_to_transform", "alpha_pattern", "lora_dropout"}
+"""Fields of peft's config in which an adapter and the recipe that continues it must agree."""
 
 
 def unservable(fields: Mapping[str, Any] | None) -> str | None:
@@ -49,7 +51,7 @@ def unservable(fields: Mapping[str, Any] | None) -> str | None:
         refused.append(f"init_lora_weights={initial}")
     if refused:
         return f"vLLM does not serve {', '.join(refused)}"
-    rank = max([int(fields["r"]), *dict(fields.get("rank_pattern") or {}).values()])
+    rank = max([fields["r"], *(fields.get("rank_pattern") or {}).values()])
     return "vLLM serves ranks up to 512" if rank > 512 else None
 
 
@@ -83,7 +85,7 @@ def attach(model: Any, recipe: Recipe, start: Path | None, device: str) -> Any:
         parameter.requires_grad_(False)
     config = _config(fields)
     if start is not None:
-        _check_same_shape(start, fields)
+        _check_same_shape(start, recipe)
         adapted = PeftModel.from_pretrained(model, str(start), is_trainable=True, torch_device=device)
     else:
         try:
@@ -135,22 +137,21 @@ def _config(fields: Mapping[str, Any]) -> Any:
         raise InputError(f"recipe field 'peft': {kind}: {error}") from error
 
 
-def _check_same_shape(start: Path, fields: Mapping[str, Any]) -> None:
-    kept = json.loads((start / "adapter_config.json").read_text(encoding="utf-8"))
-    wanted = json.loads(json.dumps(_config(fields).to_dict(), default=_listed))
-    for name in sorted(_SHAPE & wanted.keys()):
-        if name == "target_modules" and wanted[name] == "all-linear":
-            continue  # kept as the names that peft found
+def _check_same_shape(start: Path, recipe: Recipe) -> None:
+    """Compare the recipe with that of the adapter, whose own config names the layers that peft found by it."""
+    before = Recipe.model_validate(record_of(start.parent, start.name)["recipe"])
+    if before.peft is None:
+        raise InputError(
+            f"recipe field 'continue_from': {start.name} is a whole model, not an adapter; "
+            f"train on it with --base {start}"
+        )
+    kept, wanted = ({"quantize": one.quantize} | _config(one.peft_fields or {}).to_dict() for one in (before, recipe))
+    for name in sorted((_SHAPE | {"quantize"}) & wanted.keys()):
         if kept.get(name) != wanted[name]:
             raise InputError(
                 f"recipe field 'continue_from': the adapter {start.name} has {name} {kept.get(name)!r}, and the recipe "
                 f"{wanted[name]!r}; make them equal, or start anew"
             )
-
-
-def _listed(value: Any) -> Any:
-    """As peft writes its sets."""
-    return sorted(value) if isinstance(value, set | frozenset) else str(value)
 
 
 def save(
@@ -165,6 +166,7 @@ def save(
     record = {
         "base": base,
         "base_fingerprint": fingerprint(source),
+        "base_weights": _weights(source),
         "tokenizer_fingerprint": _tokenizer_fingerprint(source),
         "prompt": prompt.ID,
         "recipe": recipe.model_dump(),
@@ -189,6 +191,14 @@ def save(
         (folder / "README.md").write_text(_card(name, record), encoding="utf-8")
     shutil.rmtree(scratch)
     return name
+
+
+def _weights(source: str) -> str | None:
+    """The content id of a base's weights and tokenizer; None of a hub's, which its id names."""
+    if not Path(source).is_dir():
+        return None
+    kept = {file: digest for file, digest in folder_hashes(Path(source)).items() if file.endswith(_WEIGHTS)}
+    return content_id(json.dumps(kept))
 
 
 def _tokenizer_fingerprint(source: str) -> str:
@@ -229,6 +239,22 @@ def record_of(adapters: Path, name: str) -> dict[str, Any]:
         raise InputError(f"there is no adapter {name!r}; under {adapters} are: {', '.join(known) or 'none'}") from None
 
 
+def check_base(record: Mapping[str, Any], source: str) -> None:
+    """Refuse a base whose weights or tokenizer have changed since the adapter of this record was trained on it.
+
+    Records of before 0.10.0 do not say.
+
+    Raises:
+        InputError: They have.
+    """
+    known = record.get("base_weights")
+    if known and known != _weights(source):
+        raise InputError(
+            f"the base in {source} is not the one that the adapter was trained on: its weights or its tokenizer have "
+            "changed since; restore them, or train anew"
+        )
+
+
 def merge(adapters: Path, name: str, models: Path) -> Path:
     """Write the base with the adapter merged into its weights, in bf16; return the folder.
 
@@ -236,7 +262,7 @@ def merge(adapters: Path, name: str, models: Path) -> Path:
     weights would quantise what was learned, and ruins it.
 
     Raises:
-        InputError: There is no such adapter, or its kind changes no weights.
+        InputError: There is no such adapter, its kind changes no weights, or its base has changed.
         ModelError: The base is missing.
     """
     record = record_of(adapters, name)
@@ -252,6 +278,7 @@ def merge(adapters: Path, name: str, models: Path) -> Path:
     import torch
     from peft import PeftModel
 
+    check_base(record, prepare(record["base"], models))
     base = served_folder(record["base"], models, recipe.quantize)
     model = load_model(base, "none", "cpu").float()
     merged = PeftModel.from_pretrained(model, str(adapters / name)).merge_and_unload(safe_merge=True)
@@ -261,19 +288,22 @@ def merge(adapters: Path, name: str, models: Path) -> Path:
     return target
 
 
-def started_from(recipe: Recipe, adapters: Path, live: str | None, base: str) -> Path | None:
-    """The folder of the adapter that the run continues; None if it starts anew.
+def started_from(recipe: Recipe, adapters: Path, live: str | None, base: str, source: str) -> Path | None:
+    """The folder of the adapter that the run continues; None if it starts anew. `source` is the folder of the base.
 
     Raises:
         NotReady: The recipe continues the live adapter, and none is live.
-        InputError: The adapter does not exist, or belongs to another base.
+        InputError: The adapter does not exist, or belongs to another base, or to other files of this one.
     """
     if recipe.continue_from is None:
         return None
     name = live if recipe.continue_from == "live" else recipe.continue_from
     if name is None:
         raise NotReady("the recipe continues the live adapter, and none is live; leave out continue_from once")
-    trained_on = record_of(adapters, name)["base"]
-    if trained_on != base:
-        raise InputError(f"recipe field 'continue_from': the adapter {name} was trained on {trained_on}, not on {base}")
+    record = record_of(adapters, name)
+    if record["base"] != base:
+        raise InputError(
+            f"recipe field 'continue_from': the adapter {name} was trained on {record['base']}, not on {base}"
+        )
+    check_base(record, source)
     return adapters / name

@@ -6,6 +6,7 @@ each row what comes before; it is registered with transformers under `NAME`.
 """
 
 import contextlib
+import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -63,7 +64,7 @@ def _keeps_apart(model: Any, rows: Sequence[Row], device: str) -> bool:
     """
     import torch
 
-    first, second = (2 * sorted(rows, key=lambda row: len(row["ids"]))[:2])[:2]
+    first, second = (2 * heapq.nsmallest(2, rows, key=lambda row: len(row["ids"])))[:2]
     other = Row(ids=first["ids"][::-1], answer=first["answer"], kind=first["kind"])
     with torch.no_grad():
         alone = torch.cat([token_losses(model, packed([row], device), device) for row in (first, second)])

@@ -1,6 +1,6 @@
 """May the challenger serve? The rules, and what each says of an evaluation. The shipped rules: `gate.yaml`.
 
-Nothing passes on missing evidence: what was not measured fails, except where a rule says that it may be missing.
+What was not measured fails where it is `INDISPENSABLE`, or where its rule says so.
 """
 
 from collections.abc import Mapping, Sequence

@@ -20,7 +20,7 @@ from assistant.prompt import tokens
 from assistant.settings import Settings
 from eval.intervals import Interval
 from eval.paired import Pair, difference
-from finetune.adapter import record_of, unservable
+from finetune.adapter import check_base, record_of, unservable
 from finetune.attention import packing
 from finetune.canaries import canaries, secret
 from finetune.dataset import rows
@@ -126,7 +126,7 @@ def measure(adapters: Path, name: str, runs: Path, models: Path, progress: bool 
     """Measure the adapter `name` against its base.
 
     Raises:
-        InputError: There is no such adapter, or it is a whole model and has no base to compare with.
+        InputError: There is no such adapter, its base has changed, or it is a whole model and has none to compare with.
     """
     import torch
     from peft import PeftModel
@@ -136,6 +136,7 @@ def measure(adapters: Path, name: str, runs: Path, models: Path, progress: bool 
     if recipe.peft is None:
         raise InputError(f"{name} is a whole model; only an adapter can be compared with its base in one run")
     source = prepare(record["base"], models)
+    check_base(record, source)
     tokenizer = load_tokenizer(source)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = load_model(source, recipe.quantize, device)

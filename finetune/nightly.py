@@ -30,13 +30,14 @@ from assistant.state import State
 from eval import report
 from eval.results import Arm
 from finetune import contest, dataset, gate, night_metrics, nights, rollout
+from finetune.adapter import unservable
 from finetune.course import Course
 from finetune.logs import log_files, read_columns
 from finetune.measure import measure
 from finetune.misses import misses
 from finetune.nights import STEPS, Night, Topic
 from finetune.plan import Plan
-from finetune.recipe import read_recipe
+from finetune.recipe import Recipe, read_recipe
 from finetune.run import train_on_logs
 from retrieval.build import build
 from retrieval.encoder import Encoder
@@ -66,12 +67,18 @@ def nightly(
     Raises:
         Busy: Another night is running.
         NotReady: Nothing serves yet that could be a champion.
-        InputError: The plan names what does not exist, or an engine is to stop that is not ours.
+        InputError: The plan names what does not exist, an engine is to stop that is not ours, or no engine loads what
+            the recipe makes.
     """
     if plan.serving == "stopped" and settings.engine_url:
         raise InputError(
             "the plan says serving: stopped, but the engine of ASSISTANT_ENGINE_URL is not the assistant's to stop; "
             "say serving: beside, and stop it around the night yourself"
+        )
+    refused = unservable(_recipe(plan).peft_fields)
+    if refused:
+        raise InputError(
+            f"recipe {plan.recipe}: {refused}, and a night trains what the engine loads beside the champion"
         )
     with _only_one(settings.home / "nights"):
         _promote_last(settings)
@@ -387,17 +394,18 @@ def _has_learned(folder: Path, night: Night) -> bool:
 
 def _train(course: Course, logs: Sequence[Path], index_id: str) -> dict[str, Any]:
     """The challenger's adapter; or why there is none."""
-    settings, plan = course.settings, course.plan
-    recipe = read_recipe(plan.recipe) if plan.recipe else read_recipe(None, replay_share=0.5)
+    settings, plan, recipe = course.settings, course.plan, _recipe(course.plan)
     release = Release(index_id, course.champion.adapter, course.champion.base, course.champion.prompt)
     tried = _tried_before(course)
+    transcripts = [path for path in logs if path.parent == course.folder]
     try:
         result = train_on_logs(
             settings,
-            logs,
+            [*plan.logs, *transcripts],
             recipe,
             course.say,
             columns=read_columns(plan.columns) if plan.columns else None,
+            only=frozenset(logs),
             cases=(*plan.cases, *plan.golden),
             release=release,
             least=tried + plan.least_answers,
@@ -410,6 +418,10 @@ def _train(course: Course, logs: Sequence[Path], index_id: str) -> dict[str, Any
     record = training_record(settings, result.adapter)
     counts = record["data"] | dataset.taken_out(record["data"])
     return {"adapter": result.adapter, "reason": "", "counts": counts, "run": record["run"]}
+
+
+def _recipe(plan: Plan) -> Recipe:
+    return read_recipe(plan.recipe) if plan.recipe else read_recipe(None, replay_share=0.5)
 
 
 def _tried_before(course: Course) -> int:

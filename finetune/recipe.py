@@ -32,10 +32,12 @@ class Recipe(BaseModel):
     learning_rate: float = Field(1e-3, gt=0, description="Peak, after a linear warm-up.")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls from its peak.")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of the run that warms up.")
-    epochs: float = Field(3, gt=0, description="Passes over the examples, unless max_steps or minutes end it.")
+    epochs: float = Field(
+        3, gt=0, allow_inf_nan=False, description="Passes over the examples, unless max_steps or minutes end it."
+    )
     max_steps: int | None = Field(None, ge=1, description="Optimiser steps at most.")
     minutes: float | None = Field(
-        None, gt=0, description="Minutes of optimisation at most; the schedule ends with them."
+        None, gt=0, allow_inf_nan=False, description="Minutes of optimisation at most; the schedule ends with them."
     )
     batch_size: int = Field(2, ge=1, description="Examples in one optimiser step, over all processes.")
     micro_batch: int = Field(2, ge=1, description="Examples computed at once; halved when memory runs out.")
@@ -46,7 +48,7 @@ class Recipe(BaseModel):
     liger: bool = Field(
         False, description="Liger's kernels for norms, rotations and gates, on a GPU; needs `pip install liger-kernel`."
     )
-    validations: int = Field(2, ge=1, description="How often the loss on held-out examples is measured in a run.")
+    validations: int = Field(4, ge=1, description="How often the loss on held-out examples is measured in a run.")
     patience: int = Field(2, ge=1, description="Validations without a better loss that end the run.")
     validation_share: float = Field(0.05, ge=0, lt=1, description="Answers held out for it: the newest.")
     validation_most: int = Field(24, ge=0, description="Held-out answers at most.")
@@ -69,6 +71,12 @@ class Recipe(BaseModel):
     )
     topic_share: float = Field(1.0, gt=0, le=1, description="Share of the examples that one topic may have.")
     paraphrases: bool = Field(False, description="Add each question once more in another wording, by templates.")
+    other_figures_share: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="Examples with other figures in passages, question and answer alike, of those that have figures.",
+    )
     canaries: int = Field(
         8, ge=0, description="Made-up secrets planted among the examples, to measure what the adapter memorises."
     )
@@ -80,6 +88,12 @@ class Recipe(BaseModel):
             raise ValueError("peft: null trains every weight, which quantize: nf4 forbids; set quantize: none")
         if self.peft is None and self.continue_from:
             raise ValueError("continue_from names an adapter, and peft: null trains none")
+        fields = self.peft_fields or {}
+        for rank in (fields.get("r", 1), *(fields.get("rank_pattern") or {}).values()):
+            if not isinstance(rank, int) or rank < 1:
+                raise ValueError(f"peft.r, or a rank of rank_pattern, is {rank!r}; give a whole number of at least 1")
+        if self.distractors_share + self.none_share > 1:
+            raise ValueError("distractors_share and none_share are parts of the same examples; together they exceed 1")
         return self
 
     @property

@@ -1,7 +1,7 @@
 """One training run, from logs to an adapter: what `assistant train` does, and the nightly job."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +15,12 @@ from assistant.releases import Release
 from assistant.settings import Settings
 from eval.cases import read_cases
 from finetune import dataset
-from finetune.adapter import mergeable, started_from, unservable
-from finetune.cleaning.split import HeldOut
+from finetune.adapter import mergeable, record_of, started_from, unservable
+from finetune.cleaning.split import HeldOut, check_leaks
 from finetune.logs import BadLine, Columns, Conversation, log_files, read_logs
 from finetune.recipe import Recipe
 from finetune.train import Result, train
+from finetune.turns import Turn
 from retrieval.errors import NotReady
 from retrieval.files import alone, content_id, sha256
 
@@ -30,6 +31,7 @@ def train_on_logs(
     recipe: Recipe,
     say: Callable[[str], None],
     columns: Columns | None = None,
+    only: Container[Path] | None = None,
     cases: Sequence[Path] = (),
     release: Release | None = None,
     least: int = 1,
@@ -37,8 +39,9 @@ def train_on_logs(
 ) -> Result | None:
     """Train on `logs` and publish the adapter if none is live for this base.
 
-    With `release` its index is searched and its adapter is the one called `live`, and nothing is published. Under
-    `least` answers to learn from nothing is trained.
+    Of the files that `logs` names only those in `only` are read, if it is given. With `release` its index is searched
+    and its adapter is the one called `live`, and nothing is published. Under `least` answers to learn from nothing is
+    trained.
 
     The same logs, recipe, base model, index and prompt give the same run, which is not repeated, and goes on where it
     was if it was killed. `columns` are those of ticket exports; `cases` are to be evaluated on, so nothing that is
@@ -47,8 +50,8 @@ def train_on_logs(
 
     Raises:
         NotReady: There are fewer than `least` answers.
-        InputError: A log file is missing, nothing in the logs can be learned from, or a case has a twin in them and
-            `twins_aside` is not set.
+        InputError: A log file is missing, nothing in the logs can be learned from, or, where `twins_aside` is not set,
+            a case has a twin in them or in what the adapter to continue learned.
         SupportError: Training diverged, or memory ran out.
         StorageError: The disk refused. In each case nothing was published.
     """
@@ -58,8 +61,9 @@ def train_on_logs(
     go_live, release = release is None, release or releases.live(settings.releases)
     source = prepare(settings.base, settings.models)
     written = settings.base_languages or languages(settings.base)
-    start = started_from(recipe, settings.adapters, release.adapter, settings.base)
-    hashes = [(path.name, sha256(path)) for path in [*log_files(logs), *cases]]
+    start = started_from(recipe, settings.adapters, release.adapter, settings.base, source)
+    files = [path for path in log_files(logs) if only is None or path in only]
+    hashes = {"logs": _hashes(files), "cases": _hashes(cases)}
     inputs = [fingerprint(source), prompt.ID, recipe.model_dump_json(), json.dumps(hashes), release.index or ""]
     inputs += [str(columns), start.name if start else "", str(settings.passages), str(settings.reranker), str(written)]
     inputs += [str(twins_aside)]
@@ -76,18 +80,22 @@ def train_on_logs(
             with state.main_process_first():
                 rows = dataset.dataset(run)
                 if rows is None:
-                    entries = read_logs(logs, columns)
+                    entries = read_logs(logs, columns, only)
+                    held_out = [held for file in cases for held in _held_out(file)]
+                    if start and held_out and not twins_aside:
+                        check_leaks(_learned_before(settings, start.name), held_out)
                     rows = _prepare(
-                        settings, entries, recipe, source, run, release.index, written, cases, twins_aside, say
+                        settings, entries, recipe, source, run, release.index, written, held_out, twins_aside, say
                     )
             answers = dataset.answers(run)
             if answers < least:
                 raise NotReady(f"{answers} answers to learn from, fewer than the {least} that a training needs")
             facts = {
                 "run": run.name,
+                "continued_from": start.name if start else None,
                 "index": release.index,
                 "languages": list(written),
-                "logs": [{"name": name, "sha256": digest} for name, digest in hashes],
+                **hashes,
                 "data": rows.counts,
             }
             result = train(
@@ -99,8 +107,12 @@ def train_on_logs(
         if not state.is_main_process:
             return None
         if go_live:
-            _publish(settings, result.adapter, recipe, say)
+            _publish(settings, result, recipe, say)
     return result
+
+
+def _hashes(files: Sequence[Path]) -> list[dict[str, str]]:
+    return [{"name": path.name, "sha256": sha256(path)} for path in files]
 
 
 def _code() -> str:
@@ -126,7 +138,7 @@ def _prepare(
     run: Path,
     index_id: str | None,
     written: Sequence[str],
-    cases: Sequence[Path],
+    held_out: Sequence[HeldOut],
     twins_aside: bool,
     say: Callable[[str], None],
 ) -> dataset.Dataset:
@@ -140,7 +152,7 @@ def _prepare(
         load_tokenizer(source),
         written,
         settings.passages,
-        held_out=[held for file in cases for held in _held_out(file)],
+        held_out=held_out,
         earlier=_earlier(settings, run),
         twins_aside=twins_aside,
     )
@@ -162,6 +174,16 @@ def _held_out(cases: Path) -> list[HeldOut]:
     return found
 
 
+def _learned_before(settings: Settings, adapter: str | None) -> list[Turn]:
+    """What the adapter learned of its logs, and those that it continued, as far as they are still there."""
+    found: list[Turn] = []
+    while adapter and (settings.adapters / adapter).exists():
+        record = record_of(settings.adapters, adapter)
+        found += dataset.turns_of(settings.runs / str(record.get("run")))
+        adapter = record.get("continued_from")
+    return found
+
+
 def _earlier(settings: Settings, run: Path) -> list[Path]:
     """The folders of earlier runs whose adapters were live at some time, newest first.
 
@@ -173,17 +195,27 @@ def _earlier(settings: Settings, run: Path) -> list[Path]:
     return [path.parent for path in sorted(ended, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
-def _publish(settings: Settings, adapter: str, recipe: Recipe, say: Callable[[str], None]) -> None:
-    """Make the adapter live if none is for this base, and it can be served."""
+def _publish(settings: Settings, result: Result, recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Make the adapter live if none is for this base, it can be served, and it learned something."""
+    adapter = result.adapter
     release = releases.live(settings.releases)  # as it is now: another run may have ended since
     if release.adapter is not None and release.base == settings.base:
         if release.adapter != adapter:
-            say(f"adapter {adapter} is kept; {release.adapter} stays live")
+            say(
+                f"adapter {adapter} is kept; {release.adapter} stays live; to serve it: assistant release propose "
+                f"--adapter {adapter}"
+            )
         return
     refused = unservable(recipe.peft_fields)
     if refused and not (settings.merged and mergeable(recipe.peft_fields)):
         merged = "; it can be served merged: --merged, or ASSISTANT_MERGED=1" if mergeable(recipe.peft_fields) else ""
         say(f"adapter {adapter} is kept and not live: {refused}{merged}")
+        return
+    if result.loss_before and result.loss_after and result.loss_after >= result.loss_before:
+        say(
+            f"adapter {adapter} is kept and not live: held-out answers are no likelier than before; give more logs, or "
+            f"a lower learning_rate (now {recipe.learning_rate})"
+        )
         return
     releases.publish(settings.releases, adapter=adapter, base=settings.base, prompt=prompt.ID)
     say(f"adapter {adapter} is live")

@@ -79,7 +79,7 @@ def train(
 
     Raises:
         InputError: There are too few rows, or the recipe cannot be carried out.
-        SupportError: The loss became infinite or not a number, or memory ran out at one example.
+        SupportError: The loss became infinite or not a number, or memory ran out.
         StorageError: The disk refused; no adapter was kept.
     """
     import torch
@@ -96,16 +96,12 @@ def train(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with storage_errors(run):
         run.mkdir(parents=True, exist_ok=True)
-    try:
-        trackers = ["tensorboard", *recipe.trackers]
-        accelerator = Accelerator(cpu=device == "cpu", log_with=trackers, project_dir=str(run))
-    except ValueError as error:
-        raise InputError(f"recipe field 'trackers': {error}") from error
+    accelerator = Accelerator(cpu=device == "cpu", log_with=_trackers(recipe), project_dir=str(run))
     _check_processes(recipe, accelerator.num_processes)
     accelerator.init_trackers("tensorboard")  # also the name of its folder
     torch.manual_seed(recipe.seed)
     model = attach(load_model(source, recipe.quantize, str(accelerator.device)), recipe, start, device)
-    with packing(model, training, device) as packs:
+    with _memory(recipe), packing(model, training, device) as packs:
         if not packs:
             say("this base, or this kind of adapter, mixes rows that are packed: examples are computed one by one")
         progress = _Run(model, training, validation, recipe, run, accelerator, packs, say).fit()
@@ -131,6 +127,33 @@ def train(
     write_text(run / "result.json", json.dumps(asdict(result), indent=1) + "\n")
     checkpoints.drop(run)
     return result
+
+
+def _trackers(recipe: Recipe) -> list[str]:
+    """TensorBoard and those of the recipe; of one that is not installed accelerate would keep nothing, silently."""
+    from accelerate.tracking import get_available_trackers
+
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    missing = [name for name in recipe.trackers if name not in installed]
+    if missing:
+        raise InputError(
+            f"recipe field 'trackers': {missing[0]!r} is unknown or not installed; installed are {', '.join(installed)}"
+        )
+    return ["tensorboard", *recipe.trackers]
+
+
+@contextlib.contextmanager
+def _memory(recipe: Recipe) -> Iterator[None]:
+    """Say what to do where memory runs out, and halving the examples at once is no help."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        raise SupportError(
+            f"memory ran out, with examples of at most {recipe.max_tokens} tokens; lower micro_batch or max_tokens, or "
+            "set gradient_checkpointing: true in the recipe"
+        ) from error
 
 
 def _check_processes(recipe: Recipe, processes: int) -> None:
@@ -299,13 +322,8 @@ class _Run:
                         total += loss.detach()
                 return float(self.accelerator.reduce(total, "sum")), micro_batch
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not _out_of_memory(error) or micro_batch == 1 or world > 1:
                     raise
-                if micro_batch == 1 or world > 1:
-                    raise SupportError(
-                        f"memory ran out at {micro_batch} examples of at most {self.recipe.max_tokens} tokens at once; "
-                        "lower micro_batch or max_tokens, or set gradient_checkpointing: true in the recipe"
-                    ) from error
                 self.optimizer.zero_grad()
                 micro_batch //= 2
                 self.say(f"memory ran out: now {micro_batch} examples at once, in batches of the same size")

@@ -478,7 +478,7 @@ def test_a_trial_ends_for_customers_when_its_time_is_over(serve, settings: Setti
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda folder: (folder / "a2" / "training.json").unlink(), "the live adapter's folder"),
+        (lambda folder: (folder / "a2" / "training.json").unlink(), "of the adapter a2 is missing"),
         (
             lambda folder: (folder / "a2" / "training.json").write_text('{"recipe": {"quantize": "none"}}'),
             "was trained on other weights",

@@ -38,10 +38,22 @@ def test_a_merged_model_is_served_from_its_folder_and_a_whole_one_from_its_own(t
     assert merged_folder(settings, "a1") == tmp_path / "adapters" / "a1"
 
 
-def test_an_adapter_that_vllm_cannot_serve_is_refused_before_the_engine_starts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        ({"served": "merged"}, "vLLM serves a1 only merged into its base; run: assistant serve --merged"),
+        (
+            {"served": "nowhere", "recipe": {"peft": {"peft_type": "PROMPT_TUNING"}}},
+            "vLLM cannot serve a1, which is of kind PROMPT_TUNING; make another release live",
+        ),
+    ],
+)
+def test_an_adapter_that_vllm_cannot_serve_is_refused_before_the_engine_starts(
+    tmp_path: Path, record: dict, told: str
+) -> None:
     settings = Settings(home=tmp_path, port=0)
     releases.publish(settings.releases, index="i1", adapter="a1", base=settings.base, prompt="p1")
     (tmp_path / "adapters" / "a1").mkdir(parents=True)
-    (tmp_path / "adapters" / "a1" / "training.json").write_text(json.dumps({"served": "merged"}))
-    with pytest.raises(NotReady, match="vLLM serves a1 only merged into its base; run: assistant serve --merged"):
+    (tmp_path / "adapters" / "a1" / "training.json").write_text(json.dumps(record))
+    with pytest.raises(NotReady, match=told):
         serve(settings, lambda url: None, lambda text: None)

@@ -1,12 +1,14 @@
 """Kinds of adapters on a two-layer model: kept, continued, merged, and judged servable or not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from assistant.base_models import load_model, load_tokenizer, served_folder
 from finetune.adapter import attach, merge, mergeable, record_of, save, started_from, unservable
+from finetune.measure import measure
 from finetune.recipe import Recipe
 from retrieval.errors import InputError, NotReady
 
@@ -19,16 +21,15 @@ def recipe(**fields: object) -> Recipe:
 def kept(tiny_base: Path, tmp_path: Path):
     """Keeps an adapter of this recipe whose weights are not what they began with; gives its name."""
 
-    def keep(chosen: Recipe) -> str:
+    def keep(chosen: Recipe, base: str = str(tiny_base)) -> str:
         import torch
 
         torch.manual_seed(1)
-        model = attach(load_model(str(tiny_base), chosen.quantize, "cpu"), chosen, None, "cpu")
+        model = attach(load_model(base, chosen.quantize, "cpu"), chosen, None, "cpu")
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.add_(torch.randn_like(parameter) * 0.05)
-        base = str(tiny_base)
         return save(model, base, base, chosen, tmp_path / "adapters", tmp_path / "scratch", {"data": {"turns": 3}})
 
     return keep
@@ -150,24 +151,54 @@ def test_an_adapter_can_be_trained_on_from_another_of_its_shape(kept, tiny_base:
 
     chosen = recipe(peft={"r": 4})
     name = kept(chosen)
-    folder = started_from(recipe(peft={"r": 4}, continue_from=name), tmp_path / "adapters", None, str(tiny_base))
+    base = str(tiny_base)
+    folder = started_from(recipe(peft={"r": 4}, continue_from=name), tmp_path / "adapters", None, base, base)
     model = attach(load_model(str(tiny_base), "none", "cpu"), chosen, folder, "cpu")
     first = next(iter(load_file(folder / "adapter_model.safetensors").values()))
     assert any(torch.equal(first, p) for p in model.parameters() if p.requires_grad and p.shape == first.shape)
-    with pytest.raises(InputError, match=r"has r 4, and the recipe 8; make them equal"):
-        attach(load_model(str(tiny_base), "none", "cpu"), recipe(peft={"r": 8}), folder, "cpu")
+    for other, told in [
+        (recipe(peft={"r": 8}), r"has r 4, and the recipe 8; make them equal"),
+        (recipe(peft={"r": 4, "target_modules": ["q_proj"]}), "has target_modules 'all-linear', and the recipe"),
+        (recipe(peft={"r": 4, "lora_dropout": 0.1}), r"has lora_dropout 0.0, and the recipe 0.1"),
+    ]:
+        with pytest.raises(InputError, match=told):
+            attach(load_model(base, "none", "cpu"), other, folder, "cpu")
+
+
+def test_a_whole_model_is_no_adapter_to_continue(kept, tiny_base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapters" / kept(recipe(peft=None))
+    with pytest.raises(InputError, match=f"is a whole model, not an adapter; train on it with --base {folder}"):
+        attach(load_model(str(tiny_base), "none", "cpu"), recipe(peft={"r": 4}), folder, "cpu")
+
+
+def test_a_base_whose_weights_or_tokenizer_changed_since_is_refused(kept, tiny_base: Path, tmp_path: Path) -> None:
+    base, adapters = Path(shutil.copytree(tiny_base, tmp_path / "base")), tmp_path / "adapters"
+    name = kept(recipe(peft={"r": 4}), str(base))
+    continued = recipe(peft={"r": 4}, continue_from=name)
+    with (base / "config.json").open("a") as file:
+        file.write("\n")  # as another transformers may write it
+    assert started_from(continued, adapters, None, str(base), str(base)) == adapters / name
+    with (base / "tokenizer.json").open("a") as file:
+        file.write("\n")
+    told = f"the base in {base} is not the one that the adapter was trained on"
+    with pytest.raises(InputError, match=told):
+        started_from(continued, adapters, None, str(base), str(base))
+    with pytest.raises(InputError, match=told):
+        merge(adapters, name, tmp_path / "models")
+    with pytest.raises(InputError, match=told):
+        measure(adapters, name, tmp_path / "runs", tmp_path / "models")
 
 
 def test_an_adapter_to_continue_must_exist_and_belong_to_the_base(kept, tmp_path: Path) -> None:
     adapters = tmp_path / "adapters"
     name = kept(recipe(peft={"r": 4}))
     with pytest.raises(InputError, match=f"there is no adapter 'x'; under {adapters} are: {name}"):
-        started_from(recipe(continue_from="x"), adapters, None, "b")
+        started_from(recipe(continue_from="x"), adapters, None, "b", "b")
     with pytest.raises(InputError, match=r"was trained on .*, not on b"):
-        started_from(recipe(continue_from="live"), adapters, name, "b")
+        started_from(recipe(continue_from="live"), adapters, name, "b", "b")
     with pytest.raises(NotReady, match="none is live; leave out continue_from once"):
-        started_from(recipe(continue_from="live"), adapters, None, "b")
-    assert started_from(recipe(), adapters, name, "b") is None
+        started_from(recipe(continue_from="live"), adapters, None, "b", "b")
+    assert started_from(recipe(), adapters, name, "b", "b") is None
 
 
 @pytest.mark.parametrize(

@@ -451,3 +451,10 @@ def test_an_engine_that_the_assistant_did_not_start_cannot_be_stopped_by_a_night
     settings = Settings(home=tmp_path, engine_url="http://127.0.0.1:8001")
     with pytest.raises(InputError, match="serving: stopped, but the engine of ASSISTANT_ENGINE_URL is not"):
         nightly.nightly(settings, read_plan(tmp_path / "nightly.yaml"), print)
+
+
+def test_a_recipe_whose_adapter_no_engine_loads_ends_the_night_before_it_trains(tmp_path: Path) -> None:
+    (tmp_path / "nightly.yaml").write_text("cases: [a]\nrecipe: dora.yaml")
+    (tmp_path / "dora.yaml").write_text("peft: {use_dora: true}")
+    with pytest.raises(InputError, match=r"dora.yaml: vLLM does not serve DoRA, and a night trains what the engine"):
+        nightly.nightly(Settings(home=tmp_path), read_plan(tmp_path / "nightly.yaml"), print)

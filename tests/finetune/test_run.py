@@ -74,7 +74,8 @@ def test_a_second_training_does_not_replace_the_live_adapter(
     second = train_on_logs(settings, [logs], RECIPE.model_copy(update={"seed": 8}), said.append)
     assert trainings == [first.adapter, second.adapter] and first.adapter != second.adapter
     assert releases.live(settings.releases).adapter == first.adapter
-    assert said[-1] == f"adapter {second.adapter} is kept; {first.adapter} stays live"
+    told = f"adapter {second.adapter} is kept; {first.adapter} stays live; to serve it: assistant release propose"
+    assert said[-1] == f"{told} --adapter {second.adapter}"
     assert (settings.adapters / second.adapter).is_dir()
 
 
@@ -135,6 +136,36 @@ def test_a_case_that_the_logs_hold_ends_the_run(settings: Settings, tmp_path: Pa
     (tmp_path / "more.jsonl").write_text("".join(json.dumps({"messages": said}) + "\n" for said in shaped))
     more = [logs, tmp_path / "more.jsonl"]
     assert train_on_logs(settings, more, RECIPE, lambda _: None, cases=[cases], twins_aside=True)
+
+
+def test_a_case_that_the_adapter_to_continue_has_learned_ends_the_run(settings: Settings, tmp_path: Path) -> None:
+    train_on_logs(settings, [write_logs(tmp_path / "logs.jsonl")], RECIPE, lambda _: None)
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text(json.dumps({"id": "c1", "query": "How long for refund 3?"}) + "\n")
+    newer = [write_logs(tmp_path / "newer.jsonl", "transfer")]
+    continued = RECIPE.model_copy(update={"continue_from": "live"})
+    with pytest.raises(InputError, match=r"logs\.jsonl:4 is .* like cases\.jsonl: c1"):
+        train_on_logs(settings, newer, continued, lambda _: None, cases=[cases])
+    second = train_on_logs(settings, newer, continued, lambda _: None)
+    third = RECIPE.model_copy(update={"continue_from": second.adapter})
+    other = [write_logs(tmp_path / "other.jsonl", "withdrawal")]
+    with pytest.raises(InputError, match=r"logs\.jsonl:4 is .* like cases\.jsonl: c1"):
+        train_on_logs(settings, other, third, lambda _: None, cases=[cases])
+
+
+def test_an_adapter_that_is_no_better_than_its_base_does_not_go_live(settings: Settings, tmp_path: Path) -> None:
+    logs = write_logs(tmp_path / "logs.jsonl")
+    other = [
+        {"role": "user", "content": "Which card do I need?"},
+        {"role": "assistant", "content": "You need a Visa card for that."},
+    ]
+    logs.write_text(logs.read_text() + json.dumps({"messages": other}) + "\n")
+    said: list[str] = []
+    worse = RECIPE.model_copy(update={"learning_rate": 5.0, "validation_share": 0.25, "max_steps": 4})
+    result = train_on_logs(settings, [logs], worse, said.append)
+    assert result.loss_after > result.loss_before
+    assert said[-1].startswith(f"adapter {result.adapter} is kept and not live: held-out answers are no likelier")
+    assert releases.live(settings.releases).adapter is None
 
 
 def test_what_vllm_cannot_serve_does_not_go_live_unless_it_is_served_merged(
