@@ -89,7 +89,7 @@ def _listed(folder: Path, at: datetime, name: str, state: str) -> dict[str, str 
         if releases.is_pruned(folder, name):
             state = "pruned"
         elif releases.waits(folder, name):
-            state = "waits for a signature"
+            state = "unsigned"  # whether it waits for a signature or was refused is the gate's to say: its report
     return {
         "at": at.isoformat(),
         "release": name,
@@ -109,6 +109,20 @@ def show(name: str, **options: Any) -> None:
 
     folder = read(options).releases
     print_json(asdict(releases.live(folder) if name == "live" else releases.read(folder, name)))
+
+
+@release.command()
+@settings_options()
+@click.option("--adapter", required=True, help="Name of its folder under ASSISTANT_HOME/adapters.")
+def propose(adapter: str, **options: Any) -> None:
+    """Write the live release with another adapter, for `promote` to make live; nothing that serves changes."""
+    from assistant import releases
+    from assistant.live import training_record
+
+    settings = read(options)
+    record = training_record(settings, adapter)
+    made = releases.propose(settings.releases, adapter=adapter, base=record["base"], prompt=record["prompt"])
+    click.echo(f"release {made.id} is proposed; run: assistant release promote {made.id}")
 
 
 @release.command()

@@ -3,9 +3,10 @@
     python -m benchmarks.adaptation --work DIR [--minutes M] [--cases N]
 
 All on the sample company (synthetic), in English, which the embedded base writes: half of the policies never appear in
-the logs, and the questions asked are about those. Each answer is made from the same passages, greedily. The
-prompt of the base is the best of several on other questions: zero to three worked examples before the question, and
-with a shorter instruction. Models are served by vLLM, adapters merged into the base that they were trained on.
+the logs, and the questions asked are about those. Each answer is made from the same passages, greedily. Bare pairs are
+learned for as many steps as our way took in its minutes. The prompt of the base is the best of several on other
+questions: zero to three worked examples before the question, and with a shorter instruction. Models are served by vLLM,
+adapters merged into the base that they were trained on.
 
 Printed: the share of answers with every fact and none forbidden, for each arm and kind of question; the paired
 differences with 95% bootstrap intervals over policies.
@@ -30,11 +31,13 @@ from assistant import prompt, releases
 from assistant.base_models import served_folder
 from assistant.engine import Engine, Sampling, Usage
 from assistant.engine_process import EngineProcess
+from assistant.live_index import open_live
 from assistant.prompt import Message
 from assistant.settings import Settings, read_settings
 from eval.cases import Case, read_cases
 from eval.paired import difference, pairs_of
 from eval.scorers import facts_present, no_invented_figures
+from finetune.adapter import record_of
 
 ROOT = Path(__file__).parent.parent
 BASE = "smollm2-135m"
@@ -50,7 +53,7 @@ SAMPLING = Sampling(max_tokens=96)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=15, help="training time of each way (default: 15)")
+    parser.add_argument("--minutes", type=float, default=15, help="training time of our way (default: 15)")
     parser.add_argument("--cases", type=int, default=240, help="questions asked (default: 240)")
     options = parser.parse_args()
     cases, shown = sample(options.work)
@@ -60,10 +63,12 @@ def main() -> None:
     seen = chance.sample([case for case in cases if case.held_out == "wording"], DEVELOPMENT + shown)
     examples, development = seen[:shown], seen[shown:]
 
-    trained = {name: _trained(options.work, name, options.minutes) for name in ("ours", "bare pairs")}
-    from assistant.live_index import open_live
+    settings = _settings(options.work, "ours")
+    _trained(settings, options.work / "samples", f"--minutes={options.minutes}", knowledge=ROOT / "knowledge")
+    bare = _settings(options.work, "bare pairs")
+    _trained(bare, options.work / "samples", f"--max-steps={_steps(settings)}")
 
-    index = open_live(_settings(options.work, "ours"))
+    index = open_live(settings)
     questions = [*unseen, *outside, *seen]
     queries = [prompt.search_query([Message("user", case.query or "")]) for case in questions]
     found = index.search_many(queries, 3, ["en"] * len(queries))
@@ -80,7 +85,6 @@ def main() -> None:
         system = replace(messages[0], content=SHORT) if short else messages[0]
         return [system, *turns, *messages[1:]]
 
-    settings = _settings(options.work, "ours")
     base = served_folder(BASE, settings.models, "nf4")
     answers: dict[str, list[str]] = {}
     with Served(settings, base) as ask:
@@ -91,8 +95,9 @@ def main() -> None:
         best = max(tried, key=lambda name: tried[name])
         print(f"the base's prompts on {len(development)} other questions: {tried}; best: {best}")
         answers["base, best prompt"] = ask([asked(case, PROMPTS[best]) for case in [*unseen, *outside]])
-    for name, model in trained.items():
-        with Served(_settings(options.work, name), str(model)) as ask:
+    for name, arm in {"ours": settings, "bare pairs": bare}.items():
+        print(f"{name}: {_steps(arm)} steps")
+        with Served(arm, str(arm.models / f"{_adapter(arm)}-merged")) as ask:
             answers[name] = ask([asked(case, PROMPTS["as served"]) for case in [*unseen, *outside]])
     _report(unseen, found_it, outside, answers)
     kept = [
@@ -131,19 +136,30 @@ def _settings(work: Path, name: str) -> Settings:
     return read_settings(home=home, base=BASE, merged=True, engine_concurrency=AT_ONCE)
 
 
-def _trained(work: Path, name: str, minutes: float) -> Path:
-    """The folder of the merged model, trained with the live index or without one; once."""
-    settings = _settings(work, name)
+def _trained(settings: Settings, samples: Path, most: str, knowledge: Path | None = None) -> None:
+    """Train and merge the adapter of a home, once: in the prompt with passages of `knowledge`, or on bare pairs."""
     command = [sys.executable, "-m", "assistant.cli"]
     home = [f"--home={settings.home}"]
     if releases.live(settings.releases).adapter is None:
-        if name == "ours":
-            subprocess.run([*command, "index", *home, "--knowledge", str(ROOT / "knowledge")], check=True)
-        logs = [f"--logs={work / 'samples' / 'logs'}", f"--minutes={minutes}"]
-        subprocess.run([*command, "train", *home, *logs], check=True)
+        if knowledge:
+            subprocess.run([*command, "index", *home, "--knowledge", str(knowledge)], check=True)
+        subprocess.run([*command, "train", *home, f"--logs={samples / 'logs'}", most], check=True)
     subprocess.run([*command, "merge", *home], check=True)
+
+
+def _adapter(settings: Settings) -> str:
     adapter = releases.live(settings.releases).adapter
-    return settings.models / f"{adapter}-merged"
+    if adapter is None:
+        raise SystemExit(
+            f"the adapter in {settings.home} did not go live, since it learned nothing; give more --minutes"
+        )
+    return adapter
+
+
+def _steps(settings: Settings) -> int:
+    """That the live adapter of a home was trained for."""
+    steps: int = record_of(settings.adapters, _adapter(settings))["metrics"]["steps"]
+    return steps
 
 
 class Served:

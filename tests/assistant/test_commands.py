@@ -79,6 +79,20 @@ def test_releases_are_listed_shown_and_gone_back_to(tmp_path: Path) -> None:
     ]
 
 
+def test_an_adapter_that_is_not_live_is_proposed_and_promoted(tmp_path: Path) -> None:
+    folder = tmp_path / "releases"
+    releases.publish(folder, index="i1", adapter="a1", base="b", prompt="p1")
+    (tmp_path / "adapters" / "a2").mkdir(parents=True)
+    record = {"base": "b", "prompt": "p2", "served": "adapter"}
+    (tmp_path / "adapters" / "a2" / "training.json").write_text(json.dumps(record))
+    said = run(tmp_path, "release", "propose", "--adapter", "a2").stdout
+    assert releases.live(folder).adapter == "a1"
+    assert run(tmp_path, *said.split("assistant ")[1].split()).exit_code == 0
+    assert (releases.live(folder).index, releases.live(folder).adapter, releases.live(folder).prompt) == ("i1", "a2", "p2")
+    refused = run(tmp_path, "release", "propose", "--adapter", "a3")
+    assert refused.exit_code == 1 and f"{tmp_path / 'adapters' / 'a3'} of the adapter a3 is missing" in refused.output
+
+
 def test_proposals_stand_at_the_end_of_the_list_with_their_night_and_signature(tmp_path: Path) -> None:
     folder = tmp_path / "releases"
     first = releases.publish(folder, index="i1")
@@ -88,7 +102,7 @@ def test_proposals_stand_at_the_end_of_the_list_with_their_night_and_signature(t
         return [line.split("  ")[1:] for line in run(tmp_path, "release", "list").stdout.splitlines()]
 
     origin = ["night 7", "report night-7"]
-    assert listed() == [[first.id, "(live)"], [second.id, "(waits for a signature)", *origin]]
+    assert listed() == [[first.id, "(live)"], [second.id, "(unsigned)", *origin]]
     refused = run(tmp_path, "release", "promote", second.id)
     assert refused.exit_code == 1
     assert f"run: assistant release approve {second.id} --by" in refused.output
