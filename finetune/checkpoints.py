@@ -1,8 +1,11 @@
 """Checkpoints of a run: what it needs to go on as if it had never stopped, in safetensors and JSON."""
 
 import json
+import math
 import re
 import shutil
+import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,21 +27,45 @@ class Progress:
     before: float | None = None
     """Loss on held-out examples before the first step, in nats a token; None without such examples."""
     best: float | None = None
-    """The least loss of a validation since."""
+    """Of the weights that are kept."""
     best_step: int | None = None
+    """The newest step that was not worse than the least loss beyond chance."""
+    least: Sequence[float] = ()
+    """Loss of each held-out answer at the validation whose loss was least, in nats."""
     validations: int = 0
     """Made so far, the one before the first step not counted."""
     worse: int = 0
-    """Validations since the best."""
+    """Validations in a row that were worse."""
     micro_batch: int = 0
     """Examples computed at once; less than the recipe's when memory ran out."""
 
-    def validated(self, loss: float | None) -> "Progress":
-        """After a validation at this step; without held-out examples the newest counts as best."""
-        better = loss is None or self.best is None or loss < self.best
-        if better:
-            return replace(self, best=loss, best_step=self.step, validations=self.validations + 1, worse=0)
-        return replace(self, validations=self.validations + 1, worse=self.worse + 1)
+    def validated(self, losses: Sequence[float], tokens: Sequence[int]) -> "Progress":
+        """After a validation at this step, which found these losses of held-out answers with so many tokens.
+
+        The newest weights are kept unless they are worse than the best beyond chance: with few held-out answers the
+        least loss is a matter of luck, and the last weights have learned at the lowest rate.
+        """
+        after = replace(self, validations=self.validations + 1)
+        changes = [(new - old) / count for new, old, count in zip(losses, self.least, tokens, strict=False)]
+        if _above_zero(changes):
+            return replace(after, worse=self.worse + 1)
+        least = losses if not self.least or sum(losses) < sum(self.least) else self.least
+        return replace(after, best=mean_loss(losses, tokens), best_step=self.step, least=tuple(least), worse=0)
+
+
+def mean_loss(losses: Sequence[float], tokens: Sequence[int]) -> float | None:
+    """A token's, in nats; None of no answers."""
+    return sum(losses) / sum(tokens) if losses else None
+
+
+def _above_zero(changes: Sequence[float]) -> bool:
+    """Whether the 95% interval of the mean lies above 0, by Student's t; of a single change, that change."""
+    from scipy.special import stdtrit
+
+    if len(changes) < 2:
+        return sum(changes) > 0
+    error = statistics.stdev(changes) / math.sqrt(len(changes))
+    return bool(statistics.fmean(changes) > stdtrit(len(changes) - 1, 0.975) * error)
 
 
 def keep(run: Path, progress: Progress, model: Any, optimizer: Any) -> None:

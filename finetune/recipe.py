@@ -49,7 +49,9 @@ class Recipe(BaseModel):
         False, description="Liger's kernels for norms, rotations and gates, on a GPU; needs `pip install liger-kernel`."
     )
     validations: int = Field(4, ge=1, description="How often the loss on held-out examples is measured in a run.")
-    patience: int = Field(2, ge=1, description="Validations without a better loss that end the run.")
+    patience: int = Field(
+        2, ge=1, description="Validations in a row, worse beyond chance than the best, that end the run."
+    )
     validation_share: float = Field(0.05, ge=0, lt=1, description="Answers held out for it: the newest.")
     validation_most: int = Field(24, ge=0, description="Held-out answers at most.")
     checkpoint_minutes: float = Field(2, ge=0, description="Minutes between checkpoints to resume from.")

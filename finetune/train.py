@@ -8,6 +8,7 @@ computes its share of each batch, and the gradients are those of one process.
 """
 
 import contextlib
+import itertools
 import json
 import math
 import resource
@@ -24,7 +25,7 @@ from assistant.base_models import load_model
 from finetune import checkpoints
 from finetune.adapter import attach, save, unservable
 from finetune.attention import packing
-from finetune.checkpoints import Progress
+from finetune.checkpoints import Progress, mean_loss
 from finetune.recipe import Recipe
 from finetune.rows import Row, batches, packed, token_losses
 from retrieval.errors import InputError, SupportError
@@ -187,6 +188,7 @@ class _Run:
         self.model = model
         self.training = training
         self.validation = list(validation)
+        self.tokens = [row["answer"] for row in self.validation]
         self.recipe = recipe
         self.folder = run
         self.accelerator = accelerator
@@ -211,7 +213,8 @@ class _Run:
             checkpoints.restore(self.folder, progress.step, self.model, self.optimizer)
             self.say(f"going on at step {progress.step} of {self.steps}")
         else:
-            progress = Progress(before=self.validate(self.recipe.micro_batch), micro_batch=self.recipe.micro_batch)
+            before = mean_loss(self.validate(self.recipe.micro_batch), self.tokens)
+            progress = Progress(before=before, micro_batch=self.recipe.micro_batch)
         self.model.train()
         kept_at = time.monotonic()
         order = batches(len(self.training), self.recipe.batch_size, self.steps, self.recipe.seed)
@@ -228,8 +231,9 @@ class _Run:
                 self._show(bar, progress, loss)
                 done = self._done(progress)
                 if done >= 1 or done >= (progress.validations + 1) / self.recipe.validations:
-                    held_out = self.validate(progress.micro_batch)
-                    progress = progress.validated(held_out)
+                    losses = self.validate(progress.micro_batch)
+                    progress = progress.validated(losses, self.tokens)
+                    held_out = mean_loss(losses, self.tokens)
                     if held_out is not None:
                         self.accelerator.log({"loss/validation": held_out}, step=progress.step)
                         self._check_finite(held_out, progress.step)
@@ -240,7 +244,7 @@ class _Run:
                     self._keep(progress)
                     kept_at = time.monotonic()
         if progress.worse >= self.recipe.patience:
-            self.say(f"stopped at step {progress.step}: {progress.worse} validations brought no better loss")
+            self.say(f"stopped at step {progress.step}: {progress.worse} validations were worse beyond chance")
         if progress.best_step is not None and progress.best_step != progress.step:
             checkpoints.restore(self.folder, progress.best_step, self.model, None)
         self.accelerator.wait_for_everyone()  # before the first process drops the checkpoints
@@ -334,18 +338,17 @@ class _Run:
         for start in range(0, len(rows), at_once):
             yield packed(rows[start : start + at_once], self.device)
 
-    def validate(self, micro_batch: int) -> float | None:
-        """Mean loss per answer token on the held-out rows, in nats; None without such rows."""
+    def validate(self, micro_batch: int) -> list[float]:
+        """The loss of each held-out answer, in nats."""
         import torch
 
-        labelled = sum(row["answer"] for row in self.validation)
-        if not labelled:
-            return None
         self.model.eval()
         with torch.no_grad():
             parts = self._parts(self.validation, micro_batch)
-            shown = tqdm(parts, desc="validating", leave=False, disable=not self._first)
-            return float(sum(token_losses(self.model, part, self.device).sum().item() for part in shown) / labelled)
+            shown = tqdm(parts, desc="validating", leave=False, disable=not self._first or not self.validation)
+            losses = [loss for part in shown for loss in token_losses(self.model, part, self.device).tolist()]
+        ends = list(itertools.accumulate(self.tokens))
+        return [sum(losses[end - count : end]) for end, count in zip(ends, self.tokens, strict=True)]
 
     def _keep(self, progress: Progress) -> None:
         if self._first:

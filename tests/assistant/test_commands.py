@@ -88,7 +88,11 @@ def test_an_adapter_that_is_not_live_is_proposed_and_promoted(tmp_path: Path) ->
     said = run(tmp_path, "release", "propose", "--adapter", "a2").stdout
     assert releases.live(folder).adapter == "a1"
     assert run(tmp_path, *said.split("assistant ")[1].split()).exit_code == 0
-    assert (releases.live(folder).index, releases.live(folder).adapter, releases.live(folder).prompt) == ("i1", "a2", "p2")
+    assert (releases.live(folder).index, releases.live(folder).adapter, releases.live(folder).prompt) == (
+        "i1",
+        "a2",
+        "p2",
+    )
     refused = run(tmp_path, "release", "propose", "--adapter", "a3")
     assert refused.exit_code == 1 and f"{tmp_path / 'adapters' / 'a3'} of the adapter a3 is missing" in refused.output
 

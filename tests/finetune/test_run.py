@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 
@@ -153,17 +154,18 @@ def test_a_case_that_the_adapter_to_continue_has_learned_ends_the_run(settings: 
         train_on_logs(settings, other, third, lambda _: None, cases=[cases])
 
 
-def test_an_adapter_that_is_no_better_than_its_base_does_not_go_live(settings: Settings, tmp_path: Path) -> None:
+def test_an_adapter_that_is_no_better_than_its_base_does_not_go_live(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logs = write_logs(tmp_path / "logs.jsonl")
-    other = [
-        {"role": "user", "content": "Which card do I need?"},
-        {"role": "assistant", "content": "You need a Visa card for that."},
-    ]
-    logs.write_text(logs.read_text() + json.dumps({"messages": other}) + "\n")
+    said_of_cards = ("user", "Which card do I need?"), ("assistant", "You need a Visa card for that.")
+    messages = [{"role": role, "content": text} for role, text in said_of_cards]
+    logs.write_text(logs.read_text() + json.dumps({"messages": messages}) + "\n")
     said: list[str] = []
-    worse = RECIPE.model_copy(update={"learning_rate": 5.0, "validation_share": 0.25, "max_steps": 4})
-    result = train_on_logs(settings, [logs], worse, said.append)
-    assert result.loss_after > result.loss_before
+    losses = itertools.chain([[20.0]], itertools.repeat([25.0]))
+    monkeypatch.setattr("finetune.train._Run.validate", lambda run, micro_batch: next(losses))
+    result = train_on_logs(settings, [logs], RECIPE.model_copy(update={"validation_share": 0.25}), said.append)
+    assert result.held_out == 1 and result.loss_after > result.loss_before
     assert said[-1].startswith(f"adapter {result.adapter} is kept and not live: held-out answers are no likelier")
     assert releases.live(settings.releases).adapter is None
 

@@ -1,6 +1,7 @@
 """Real training of a two-layer model on the real tokenizer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from assistant import prompt
 from assistant.base_models import fingerprint, load_tokenizer
 from assistant.prompt import Message
+from finetune.checkpoints import Progress
 from finetune.examples import Example
 from finetune.recipe import Recipe
 from finetune.rows import tokenise
@@ -145,19 +147,32 @@ def changed(**fields: object) -> Recipe:
     return Recipe.model_validate(RECIPE.model_dump() | fields)
 
 
-def test_the_weights_of_the_best_validation_are_kept_and_worse_ones_end_the_run(
+def test_weights_that_are_worse_beyond_chance_are_not_kept_and_end_the_run(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = iter([3.0, 2.0, 2.5, 2.6])  # before, and at a quarter, a half, three quarters of the run
-    monkeypatch.setattr("finetune.train._Run.validate", lambda run, micro_batch: next(losses))
+    # Before, and at a quarter, a half, three quarters of the run; four answers of as many tokens.
+    found = iter([[30.0] * 4, [20.0] * 4, [22.0, 23.0, 24.0, 23.0], [22.0, 22.0, 24.0, 23.0]])
+    monkeypatch.setattr("finetune.train._Run.validate", lambda run, micro_batch: next(found))
     said: list[str] = []
     recipe = changed(validations=4, patience=2, schedule="constant", warmup_share=0)
     stopped = run_training(tiny_base, tmp_path / "stopped", recipe, say=said.append)
-    assert (stopped.steps, stopped.best_step, stopped.loss_before, stopped.loss_after) == (9, 3, 3.0, 2.0)
-    assert said == ["stopped at step 9: 2 validations brought no better loss"]
-    losses = iter([3.0, 2.0])
+    assert (stopped.steps, stopped.best_step) == (9, 3)
+    assert stopped.loss_after == pytest.approx(stopped.loss_before * 2 / 3, abs=1e-4)
+    assert said == ["stopped at step 9: 2 validations were worse beyond chance"]
+    found = iter([[30.0] * 4, [20.0] * 4])
     short = run_training(tiny_base, tmp_path / "short", changed(max_steps=3, validations=1, **CONSTANT))
     assert short.adapter == stopped.adapter  # the weights of step 3
+
+
+def test_the_newest_weights_are_kept_where_chance_explains_a_higher_loss() -> None:
+    tokens = [10] * 6
+    first = Progress(step=1).validated([20.0] * 6, tokens)
+    second = replace(first, step=2).validated([19.0, 24.0, 18.0, 22.0, 19.0, 22.0], tokens)
+    assert (second.best_step, second.best, second.worse) == (2, pytest.approx(124 / 60), 0)
+    third = replace(second, step=3).validated([21.0, 22.0, 21.0, 22.0, 21.0, 22.0], tokens)
+    assert (third.best_step, third.worse, third.validations) == (2, 1, 3)  # worse than the first, the best of all
+    assert replace(third, step=4).validated([19.0] * 6, tokens).worse == 0
+    assert Progress(step=5).validated([], []).best_step == 5
 
 
 CONSTANT = {"schedule": "constant", "warmup_share": 0}
