@@ -21,7 +21,7 @@ from finetune import general_set
 from finetune.canaries import canaries
 from finetune.cleaning import bursts, duplicates, learnable, quality, split, topics
 from finetune.cleaning.split import HeldOut
-from finetune.examples import LOGGED, Example, examples, paraphrased, with_other_figures
+from finetune.examples import LOGGED, Example, examples, paraphrased
 from finetune.logs.conversations import BadLine, Conversation
 from finetune.nights import Topic
 from finetune.recipe import Recipe
@@ -146,9 +146,9 @@ def prepare(
     again = _examples(replayed, index, recipe, passages, Counter())
     counts["replayed from earlier runs"] = len(again)
     logged += again
-    learned = list(with_other_figures(logged, recipe.other_figures_share, recipe.seed))
+    learned = list(logged)
     if recipe.paraphrases:
-        learned += list(paraphrased(learned, recipe.seed))
+        learned += paraphrased(logged, recipe.seed)
     learned += _general(len(learned), recipe, languages)
     if logged:
         learned += canaries(recipe.canaries, recipe.seed, tuple(languages))

@@ -6,7 +6,7 @@ An adapter trained without passages can make answers from passages worse (Zhang 
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,8 +35,6 @@ LOGGED = ("retrieved", "inserted", "distractors", "none", "bare")
 """Kinds of examples that come of a logged answer."""
 _STEP = re.compile(r"(?:^|(?<=\s))\d{1,2}[.)、](?=\s|[^\d\s])")
 """The number of a step."""
-_FIGURE = re.compile(rf"{_STEP.pattern}|\d+(?:[.,:]\d+)*")
-"""A figure, or the number of a step."""
 _WORDINGS = {
     "en": ("Hi, {}", "{} Thanks!", "I have a question: {}", "Hello, could you help me? {}"),
     "zh": ("你好，{}", "{}谢谢", "想问一下，{}", "您好，请问{}"),
@@ -101,57 +99,6 @@ def paraphrased(found: Sequence[Example], seed: int) -> Iterator[Example]:
             wording = chance.choice(_WORDINGS[language_of(question.content)])
             asked = replace(question, content=wording.format(question.content))
             yield replace(example, conversation=(*before, asked))
-
-
-def with_other_figures(found: Sequence[Example], share: float, seed: int) -> Iterator[Example]:
-    """The examples, a share of those that take figures from their passages with other figures in both.
-
-    So figures can only be read, not remembered: Longpre et al., "Entity-Based Knowledge Conflicts in Question
-    Answering", arXiv 2109.05052. The question's change with them.
-    """
-    chance = random.Random(seed)
-    for example in found:
-        held = _figures(" ".join(passage.context for passage in example.passages))
-        stated = [figure for figure in _figures(example.answer.content) if figure in held]
-        supported = example.kind in ("retrieved", "inserted") and not example.answer.tool_calls
-        yield _changed(example, stated, held, chance) if supported and stated and chance.random() < share else example
-
-
-def _changed(example: Example, stated: Sequence[str], held: Sequence[str], chance: random.Random) -> Example:
-    other: dict[str, str] = {}
-    for figure in dict.fromkeys(stated):
-        other[figure] = _other(figure, {*held, *other.values()}, chance)
-
-    def changed(text: str) -> str:
-        return _FIGURE.sub(lambda match: other.get(match[0], match[0]), text)
-
-    return replace(
-        example,
-        conversation=tuple(replace(said, content=changed(said.content)) for said in example.conversation),
-        passages=tuple(
-            replace(each, title=changed(each.title), heading=changed(each.heading), text=changed(each.text))
-            for each in example.passages
-        ),
-        answer=replace(example.answer, content=changed(example.answer.content)),
-    )
-
-
-def _figures(text: str) -> list[str]:
-    """The figures in a text as they are written, the numbers of steps left out."""
-    return [figure for figure in _FIGURE.findall(text) if figure[-1].isdecimal()]
-
-
-def _other(figure: str, taken: Set[str], chance: random.Random) -> str:
-    """Another figure of the same form: as many digits, and a time of day for one."""
-    for _ in range(50):
-        hour, _, minute = figure.partition(":")
-        if minute:
-            made = f"{chance.randrange(24):0{len(hour)}}:{chance.randrange(60):02}"
-        else:
-            made = re.sub(r"\d", lambda match: str(chance.randrange(match[0] != "0", 10)), figure)
-        if made not in taken:
-            return made
-    return figure
 
 
 def _languages(turns: Sequence[Turn]) -> list[Language]:

@@ -73,12 +73,6 @@ class Recipe(BaseModel):
     )
     topic_share: float = Field(1.0, gt=0, le=1, description="Share of the examples that one topic may have.")
     paraphrases: bool = Field(False, description="Add each question once more in another wording, by templates.")
-    other_figures_share: float = Field(
-        0.7,
-        ge=0,
-        le=1,
-        description="Examples with other figures in passages, question and answer alike, of those that have figures.",
-    )
     canaries: int = Field(
         8, ge=0, description="Made-up secrets planted among the examples, to measure what the adapter memorises."
     )

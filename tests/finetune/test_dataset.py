@@ -19,7 +19,7 @@ from finetune.recipe import Recipe
 from retrieval.build import build
 from retrieval.index import Index
 
-PLAIN = Recipe(none_share=0, distractors_share=0, general_share=0, canaries=0, validation_most=0, other_figures_share=0)
+PLAIN = Recipe(none_share=0, distractors_share=0, general_share=0, canaries=0, validation_most=0)
 ARTICLE = "# Refunds\n\nYou can request a refund within 90 days.\n"
 TOLD = "You can request a refund within 90 days."
 QUESTIONS = [
@@ -195,14 +195,6 @@ def test_what_an_earlier_run_held_out_is_never_learned_by_replay(prepared, tmp_p
     assert len(held_out) == 2
     made = prepared(*map(log, range(8, 12)), recipe=changed(replay_share=0.9), earlier=[tmp_path / "earlier"])
     assert made.counts["replayed from earlier runs"] == 6
-
-
-def test_figures_are_others_in_training_and_not_in_validation(prepared, tokenizer) -> None:
-    recipe = changed(other_figures_share=1, validation_share=0.25, validation_most=2)
-    made = prepared(*map(own_words, range(8)), recipe=recipe)
-    training, held_out = ([tokenizer.decode(row["ids"]) for row in rows] for rows in (made.training, made.validation))
-    assert len(held_out) == 2 and all(text.count("within 90 days") == 2 for text in held_out)
-    assert len(training) == 6 and not any("90 days" in text for text in training)
 
 
 def test_without_an_answer_to_learn_there_is_no_row_not_even_a_canary(prepared, tmp_path: Path) -> None:

@@ -1,17 +1,14 @@
-import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from assistant.prompt import Message
 from assistant.redaction import redact
-from finetune.examples import NO_ANSWER, Example, examples, paraphrased, with_other_figures
+from finetune.examples import NO_ANSWER, Example, examples, paraphrased
 from finetune.recipe import Recipe
 from finetune.turns import Turn
 from retrieval.build import build
 from retrieval.index import Index
-from retrieval.passages import Passage
 
 ARTICLES = {
     "refund.md": "# Refunds\n\nYou can request a refund within 90 days.\n",
@@ -146,44 +143,3 @@ def test_paraphrases_ask_the_same_with_the_same_passages_and_answer(index: Index
     (other,) = paraphrased([example], seed=7)
     assert ASKED in other.conversation[-1].content != ASKED
     assert (other.passages, other.answer, other.kind) == (example.passages, example.answer, example.kind)
-
-
-def test_an_example_with_other_figures_has_them_in_passages_question_and_answer_alike(index: Index) -> None:
-    asked, told = "How long for a refund, is it 90 days?", "1. Open the app. You can request a refund within 90 days."
-    (example,) = made(index, turn(asked, TOLD))
-    example = replace(example, answer=Message("assistant", told))
-    for seed in range(20):
-        (other,) = with_other_figures([example], 1, seed)
-        (days,) = re.findall(r"within (\d+) days", other.answer.content)
-        assert days != "90" and len(days) == 2
-        assert other.answer.content == told.replace("90", days)
-        assert other.conversation[-1].content == asked.replace("90", days)
-        assert [passage.text for passage in other.passages] == ["You can request a refund within " + days + " days."]
-        assert (other.kind, other.passages[0].id) == ("retrieved", example.passages[0].id)
-
-
-def test_other_figures_have_the_form_of_those_they_stand_for_and_are_not_taken_by_others() -> None:
-    text = "Fee 2.5% until 22:30, CNY 1,200 by code D05, 3 or 4 times."
-    passage = Passage("1", "a.md", "a", "A", "", text, "en", 0, 1, "")
-    example = Example((Message("user", "?"),), (passage,), Message("assistant", text), "retrieved")
-    for seed in range(20):
-        (other,) = with_other_figures([example], 1, seed)
-        form = r"Fee \d\.\d% until ([01]\d|2[0-3]):[0-5]\d, CNY \d,\d{3} by code D\d{2}, \d or \d times\."
-        assert re.match(form, other.answer.content)
-        assert other.answer.content == other.passages[0].text
-        figures = re.findall(r"\d[\d.,:]*", other.answer.content.replace(", ", " "))
-        assert len(set(figures)) == len(figures) and not set(figures) & {"2.5", "22:30", "1,200", "3", "4"}
-
-
-def test_only_what_a_passage_supports_gets_other_figures(index: Index) -> None:
-    fee = "The fee of a withdrawal is small. Anything else?"
-    (none,) = made(index, turn("Can I buy bitcoin?", "Sorry, bitcoin is nothing that our help covers."))
-    (plain,) = made(index, turn("And the fee of a withdrawal?", fee))
-    assert list(with_other_figures([none, plain], 1, seed=7)) == [none, plain]
-
-
-def test_a_share_of_the_examples_gets_other_figures(index: Index) -> None:
-    found = made(index, *(turn(f"{ASKED} {n}", TOLD) for n in range(200)))
-    changed = sum(other != example for example, other in zip(found, with_other_figures(found, 0.7, 7), strict=True))
-    assert 120 < changed < 160
-    assert list(with_other_figures(found, 0, 7)) == found
