@@ -26,8 +26,8 @@ _TOGETHER = 64
 """Questions embedded at once."""
 NO_ANSWER = {
     "en": (
-        "The help centre does not cover this, so I cannot give you a figure. A person of our support can help you. "
-        "Is there anything else I can check for you?"
+        "The help centre does not cover this, so I cannot give you a figure. Someone in our support team can help "
+        "you. Is there anything else I can check for you?"
     ),
     "zh": "帮助中心没有涉及这个问题的内容，因此我无法给出具体数字。您可以联系人工客服。还有什么可以帮您确认的吗？",
 }
