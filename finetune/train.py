@@ -207,7 +207,7 @@ class _Run:
         self.recent: deque[float] = deque(maxlen=_RUINED_STEPS)
 
     def fit(self) -> Progress:
-        """Go through the batches to the end; the model then has the weights of the best validation."""
+        """Go through the batches to the end; the model then has the weights that are kept."""
         progress = checkpoints.newest(self.folder)
         if progress:
             checkpoints.restore(self.folder, progress.step, self.model, self.optimizer)
