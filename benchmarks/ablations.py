@@ -26,7 +26,7 @@ from assistant.live_index import open_live
 from assistant.prompt import Message
 from assistant.redaction import redact_article
 from assistant.settings import Settings, read_settings
-from benchmarks.adaptation import AT_ONCE, BASE, ROOT, Served, sample, spread
+from benchmarks.adaptation import AT_ONCE, ROOT, Served, sample, spread
 from eval.answers import Answer
 from eval.cases import Case
 from eval.paired import difference, pairs_of
@@ -39,6 +39,7 @@ from retrieval.build import build
 from retrieval.encoder import Encoder
 from retrieval.index import Index
 
+BASE = "smollm2-135m"
 CHOICES: dict[str, dict[str, Any]] = {
     "the defaults": {},
     "no distractors, no misses": {"distractors_share": 0.0, "none_share": 0.0},

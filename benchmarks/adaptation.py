@@ -1,9 +1,9 @@
 """What training adds where passages are given: our way, bare pairs, and the base with its best prompt.
 
-    python -m benchmarks.adaptation --work DIR [--minutes M] [--cases N]
+    python -m benchmarks.adaptation --work DIR [--base BASE] [--minutes M] [--cases N]
 
-All on the sample company (synthetic), in English, which the embedded base writes: half of the policies never appear in
-the logs, and the questions asked are about those. Each answer is made from the same passages, greedily. Bare pairs are
+All on the sample company (synthetic), in English, which every embedded base writes: half of the policies never appear
+in the logs, and the questions asked are about those. Each answer is made from the same passages, greedily. Bare pairs are
 learned for as many steps as our way took in its minutes. The prompt of the base is the best of several on other
 questions: zero to three worked examples before the question, and with a shorter instruction. Models are served by vLLM,
 adapters merged into the base that they were trained on.
@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import random
 import runpy
 import subprocess
@@ -40,7 +41,6 @@ from eval.scorers import facts_present, no_invented_figures
 from finetune.adapter import record_of
 
 ROOT = Path(__file__).parent.parent
-BASE = "smollm2-135m"
 AT_ONCE = 8
 DEVELOPMENT = 40
 """Questions that the base's prompt is chosen on."""
@@ -53,9 +53,11 @@ SAMPLING = Sampling(max_tokens=96)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--base", default="smollm2-135m", help="base model (default: smollm2-135m)")
     parser.add_argument("--minutes", type=float, default=15, help="training time of our way (default: 15)")
     parser.add_argument("--cases", type=int, default=240, help="questions asked (default: 240)")
     options = parser.parse_args()
+    os.environ |= {"ASSISTANT_BASE": options.base, "ASSISTANT_BASE_LANGUAGES": '["en"]'}  # commands here read them too
     cases, shown = sample(options.work)
     chance = random.Random(7)
     unseen = spread([case for case in cases if case.held_out == "policy" and case.scope == "in"], options.cases)
@@ -85,7 +87,7 @@ def main() -> None:
         system = replace(messages[0], content=SHORT) if short else messages[0]
         return [system, *turns, *messages[1:]]
 
-    base = served_folder(BASE, settings.models, "nf4")
+    base = served_folder(settings.base, settings.models, "nf4")
     answers: dict[str, list[str]] = {}
     with Served(settings, base) as ask:
         tried = {}
@@ -133,7 +135,7 @@ def spread(cases: Sequence[Case], count: int) -> list[Case]:
 
 def _settings(work: Path, name: str) -> Settings:
     home = work.resolve() / name.replace(" ", "-")
-    return read_settings(home=home, base=BASE, merged=True, engine_concurrency=AT_ONCE)
+    return read_settings(home=home, merged=True, engine_concurrency=AT_ONCE)
 
 
 def _trained(settings: Settings, samples: Path, most: str, knowledge: Path | None = None) -> None:

@@ -19,7 +19,7 @@ from finetune.adapter import mergeable, record_of, started_from, unservable
 from finetune.cleaning.split import HeldOut, check_leaks
 from finetune.logs import BadLine, Columns, Conversation, log_files, read_logs
 from finetune.recipe import Recipe
-from finetune.train import Result, train
+from finetune.train import Result, train, trackers
 from finetune.turns import Turn
 from retrieval.errors import NotReady
 from retrieval.files import alone, content_id, sha256
@@ -58,6 +58,7 @@ def train_on_logs(
     import torch
     from accelerate import PartialState
 
+    trackers(recipe)  # before hours of preparing data
     go_live, release = release is None, release or releases.live(settings.releases)
     source = prepare(settings.base, settings.models)
     written = settings.base_languages or languages(settings.base)

@@ -97,7 +97,7 @@ def train(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with storage_errors(run):
         run.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(cpu=device == "cpu", log_with=_trackers(recipe), project_dir=str(run))
+    accelerator = Accelerator(cpu=device == "cpu", log_with=trackers(recipe), project_dir=str(run))
     _check_processes(recipe, accelerator.num_processes)
     accelerator.init_trackers("tensorboard")  # also the name of its folder
     torch.manual_seed(recipe.seed)
@@ -130,8 +130,12 @@ def train(
     return result
 
 
-def _trackers(recipe: Recipe) -> list[str]:
-    """TensorBoard and those of the recipe; of one that is not installed accelerate would keep nothing, silently."""
+def trackers(recipe: Recipe) -> list[str]:
+    """TensorBoard and those of the recipe.
+
+    Raises:
+        InputError: One is not installed: accelerate would keep nothing, silently.
+    """
     from accelerate.tracking import get_available_trackers
 
     installed = [str(tracker) for tracker in get_available_trackers()]

@@ -198,3 +198,13 @@ def test_a_missing_log_publishes_nothing(settings: Settings, tmp_path: Path) -> 
         train_on_logs(settings, [tmp_path / "no.jsonl"], RECIPE, lambda _: None)
     assert releases.live(settings.releases) == releases.EMPTY
     assert not settings.adapters.exists()
+
+
+@pytest.mark.parametrize("name", ["nosuch", "clearml"])
+def test_a_tracker_that_is_unknown_or_not_installed_is_named_before_data_are_made(
+    settings: Settings, tmp_path: Path, name: str
+) -> None:
+    recipe = RECIPE.model_copy(update={"trackers": (name,)})
+    with pytest.raises(InputError, match=rf"recipe field 'trackers': '{name}' .* installed are tensorboard"):
+        train_on_logs(settings, [write_logs(tmp_path / "logs.jsonl")], recipe, lambda _: None)
+    assert not settings.runs.exists()
