@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=120, help="questions of each table (default: 120)")
     parser.add_argument("--only", default="", help="only what has this word: passages, closed book, or a choice")
     options = parser.parse_args()
-    cases, _ = sample(options.work)
+    cases = sample(options.work)
     outside = [case for case in cases if case.scope != "in"]
     unseen = spread([case for case in cases if case.held_out == "policy" and case.scope == "in"], options.cases)
     seen = spread([case for case in cases if case.held_out == "wording" and case.scope == "in"], options.cases)
@@ -66,7 +66,10 @@ def main() -> None:
     asked = [*unseen, *outside]
     if options.only != "closed book":
         print(f"\nwith passages, {options.steps} steps: n={len(unseen)} answered, {len(outside)} not", flush=True)
-        answers = {name: bench.answers(name, train, asked) for name, train in _choices(bench, options)}
+        answers = {
+            name: bench.answers(f"{name}, {options.steps} steps", train, asked)
+            for name, train in _choices(bench, options)
+        }
         _with_passages(unseen, outside, answers)
     if options.only in ("", "closed book"):
         print(f"\nclosed book: n={len(seen)}", flush=True)

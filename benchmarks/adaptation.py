@@ -58,7 +58,8 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=240, help="questions asked (default: 240)")
     options = parser.parse_args()
     os.environ |= {"ASSISTANT_BASE": options.base, "ASSISTANT_BASE_LANGUAGES": '["en"]'}  # commands here read them too
-    cases, shown = sample(options.work)
+    cases = sample(options.work)
+    shown = max(count for count, _ in PROMPTS.values())
     chance = random.Random(7)
     unseen = spread([case for case in cases if case.held_out == "policy" and case.scope == "in"], options.cases)
     outside = [case for case in cases if case.scope != "in"]
@@ -112,13 +113,12 @@ def main() -> None:
     (options.work / "answers.jsonl").write_text(lines, encoding="utf-8")
 
 
-def sample(work: Path) -> tuple[list[Case], int]:
-    """The English cases, and how many worked examples the prompts need; logs are written beside."""
+def sample(work: Path) -> list[Case]:
+    """The English cases; logs are written beside."""
     script = runpy.run_path(str(ROOT / "samples" / "make_logs.py"))
     if not (work / "samples" / "cases.jsonl").exists():
         script["write"](work / "samples", conversations=3000, held_out_policies=2, cases_per_unseen_intent=9)
-    most = max(count for count, _ in PROMPTS.values())
-    return read_cases(work / "samples" / "cases.jsonl", "en"), most
+    return read_cases(work / "samples" / "cases.jsonl", "en")
 
 
 def spread(cases: Sequence[Case], count: int) -> list[Case]:

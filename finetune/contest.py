@@ -178,9 +178,7 @@ async def _unload(url: str, names: Sequence[str]) -> None:
 
 def _held_out(course: Course, index: Index) -> list[Case]:
     """What the challenger's training held out: the newest answers, as cases."""
-    trained = course.folder / "train.json"
-    run = json.loads(trained.read_text(encoding="utf-8")).get("run") if trained.exists() else None
-    turns = dataset.turns_of(course.settings.runs / str(run), "validation")
+    turns = dataset.turns_of(course.trained_in, "validation") if course.trained_in else []
     found = [candidate(turn, index, course.settings.passages, "held out", True).case for turn in turns]
     unique = {case.id: case for case in found}
     return [case for case in unique.values() if case.answerable and case.facts]

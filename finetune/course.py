@@ -54,6 +54,13 @@ class Course:
         return json.loads(path.read_text(encoding="utf-8"))
 
     @property
+    def trained_in(self) -> Path | None:
+        """The run that trained its challenger; None if none did."""
+        kept = self.folder / "train.json"
+        run = json.loads(kept.read_text(encoding="utf-8")).get("run") if kept.exists() else None
+        return self.settings.runs / run if run else None
+
+    @property
     def nights(self) -> Path:
         return self.settings.home / "nights"
 

@@ -274,20 +274,19 @@ def _replayed(
     wanted = round(len(turns) * recipe.replay_share / (1 - recipe.replay_share))
     if not wanted:
         return []
-    told: dict[tuple[str, str], tuple[Turn, Path]] = {}
+    told: list[tuple[Turn, Path]] = []
     for run in earlier:
         held_out = [*held_out, *(replace(HeldOut.turn(turn), answer=None) for turn in turns_of(run, "validation"))]
-        for turn in turns_of(run):
-            if not quality.fault(turn, languages):
-                told.setdefault((turn.question, turn.answer.content), (turn, run))
+        told += ((turn, run) for turn in turns_of(run) if not quality.fault(turn, languages))
+    told.sort(key=lambda entry: duplicates.preference(entry[0]))
+    old = [turn for turn, _ in told]
     corrected = [HeldOut.case(turn.place, turn.question) for turn in turns if turn.source == "correction"]
-    repeated = {leak.place for leak in split.leaks([turn for turn, _ in told.values()], [*held_out, *corrected])}
-    old = sorted(told.values(), key=lambda entry: duplicates.preference(entry[0]))
-    keys = duplicates.keys([*turns, *(turn for turn, _ in old)])
+    repeated = {leak.turn for leak in split.leaks(old, [*held_out, *corrected])}
+    keys = duplicates.keys([*turns, *old])
     known = set(keys[: len(turns)])
     left: list[tuple[Turn, Path]] = []
-    for entry, key in zip(old, keys[len(turns) :], strict=True):
-        if key not in known and entry[0].place not in repeated:
+    for i, (entry, key) in enumerate(zip(told, keys[len(turns) :], strict=True)):
+        if key not in known and i not in repeated:
             left.append(entry)
         known.add(key)
     return _in_turn(left, recipe.seed)[:wanted]

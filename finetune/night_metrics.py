@@ -1,5 +1,6 @@
 """What the nights came to, for Prometheus: through the service's `/metrics`, or a file that node_exporter collects."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +13,6 @@ from prometheus_client.registry import Collector
 
 from eval.metrics import PRIMARY
 from finetune.nights import Night, Word
-from retrieval.errors import InputError
 from retrieval.files import write_text
 
 _ROWS = {
@@ -38,11 +38,8 @@ def write_textfile(path: Path, nights: Sequence[Night], checked: datetime | None
     """Write what `render` says to a file of node_exporter's `--collector.textfile.directory`, whole or not at all.
 
     Raises:
-        InputError: node_exporter would not read a file of that name.
         StorageError: The disk refused; the file that was there before is unchanged.
     """
-    if path.suffix != ".prom":
-        raise InputError(f"{path} is never read: node_exporter takes files that end in .prom; name it so")
     write_text(path, render(nights, checked).decode())
 
 
@@ -82,7 +79,9 @@ def _last(nights: Sequence[Night]) -> Iterator[Metric]:
     found = {kind: [night.counts[name] for name in names if name in night.counts] for kind, names in _ROWS.items()}
     rows = {kind: sum(counts) for kind, counts in found.items() if counts}
     yield _gauges("rows", "What became of the last night's records.", "kind", rows)
-    seconds = {step.name: step.seconds for step in night.steps}
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for step in night.steps:  # an adapter and articles alone may each have been evaluated
+        seconds[step.name] += step.seconds
     yield _gauges("step_seconds", "What the steps of the last night took.", "step", seconds)
     measured = [other.metrics[PRIMARY] for other in nights if PRIMARY in other.metrics]
     if measured:

@@ -41,7 +41,7 @@ from finetune.recipe import Recipe, read_recipe
 from finetune.run import train_on_logs
 from retrieval.build import build
 from retrieval.encoder import Encoder
-from retrieval.errors import InputError, NotReady, SupportError
+from retrieval.errors import InputError, NotReady, StorageError, SupportError
 from retrieval.files import content_id, sha256, write_text
 
 MISSES_DAYS = 30
@@ -86,6 +86,7 @@ def nightly(
         again = nights.read_all(settings.home / "nights")[-1:] if again_from else []
         champion = releases.read(settings.releases, again[0].champion) if again else releases.live(settings.releases)
         releases.require(champion, settings.base)
+        _check_weights(settings, plan, champion)
         course = Course(settings, plan, champion, say, again=again[0].id if again else None)
         began = datetime.now(UTC).isoformat(timespec="seconds")
         with course.step("index"):
@@ -111,13 +112,24 @@ def nightly(
             night = _night(course, began, "failed", [str(error)], articles=articles)
         if stop:
             night = replace(night, counts=night.counts | _stopped(course, stop))
-        night = replace(_tried(course, night), topics=_topics(course), misses=_missed(settings))
+        night = replace(_tried(course, night), topics=_topics(course), misses=_missed(course))
         nights.write(course.nights, night)
         if night.word == "promoted":
             night = _live(course, night)
         canary.end(settings.releases)
         _tell(course, night)
         return night
+
+
+def _check_weights(settings: Settings, plan: Plan, champion: Release) -> None:
+    """Refuse to train on other weights than the champion's: one engine asks both, and serves both on trial."""
+    planned = _recipe(plan).quantize
+    trained = training_record(settings, str(champion.adapter))["recipe"]["quantize"]
+    if planned != trained:
+        raise InputError(
+            f"recipe {plan.recipe}: quantize is {planned}, and the adapter that serves was trained with {trained}; "
+            f"write quantize: {trained}, or train with assistant train and promote that adapter by hand first"
+        )
 
 
 def _memory(course: Course) -> contextlib.AbstractContextManager[pause.Stop | None]:
@@ -141,21 +153,21 @@ def _stopped(course: Course, stop: pause.Stop) -> dict[str, int]:
     return {"engine_stopped_s": round(seconds)}
 
 
-def _missed(settings: Settings) -> list[Topic]:
-    """What customers asked in the last `MISSES_DAYS` days and no passage answered."""
-    state = State(settings.database_url)
+def _missed(course: Course) -> list[Topic]:
+    """What customers asked in the last `MISSES_DAYS` days and no passage answered; that it fails undoes no night."""
+    settings = course.settings
     try:
-        encoder = Encoder(settings.encoder, settings.models)
-        return misses(state, datetime.now(UTC) - timedelta(days=MISSES_DAYS), encoder)
-    finally:
-        state.close()
+        with contextlib.closing(State(settings.database_url)) as state:
+            encoder = Encoder(settings.encoder, settings.models)
+            return misses(state, datetime.now(UTC) - timedelta(days=MISSES_DAYS), encoder)
+    except SupportError as error:
+        course.say(f"what no passage answered is not known: {error}")
+        return []
 
 
 def _topics(course: Course) -> list[Topic]:
     """What the answers of the night's run are about; none if nothing was trained."""
-    trained = course.folder / "train.json"
-    run = json.loads(trained.read_text(encoding="utf-8")).get("run") if trained.exists() else None
-    return dataset.found_topics(course.settings.runs / run) if run else []
+    return dataset.found_topics(course.trained_in) if course.trained_in else []
 
 
 def _tell(course: Course, night: Night) -> None:
@@ -169,10 +181,13 @@ def _tell(course: Course, night: Night) -> None:
 
 
 def _write_metrics(course: Course) -> None:
-    if course.plan.textfile:
-        night_metrics.write_textfile(
-            course.plan.textfile, nights.read_all(course.nights), nights.read_checked(course.nights)
-        )
+    if not course.plan.textfile:
+        return
+    ended, checked = nights.read_all(course.nights), nights.read_checked(course.nights)
+    try:
+        night_metrics.write_textfile(course.plan.textfile, ended, checked)
+    except StorageError as error:
+        course.say(f"Prometheus was not told: {error}")
 
 
 def _ended(folder: Path) -> bool:
@@ -444,7 +459,10 @@ def _measured(settings: Settings, adapter: str, wanted: bool) -> dict[str, float
 
 
 def _forget(course: Course, step: str) -> None:
-    for name in STEPS[STEPS.index(step) :]:
+    anew = STEPS[STEPS.index(step) :]
+    if "train" in anew and course.trained_in:
+        (course.trained_in / "result.json").unlink(missing_ok=True)  # or the run would be taken as it ended
+    for name in anew:
         (course.folder / f"{name}.json").unlink(missing_ok=True)
         if name == "evaluate":
             for report_file in course.settings.evaluations.glob(f"night-{course.id}*/report.json"):

@@ -27,8 +27,6 @@ class Step:
     cpu_s: float
     memory_bytes: int
     """Most that was held until its end."""
-    reused: bool = False
-    """It had been done before a crash, or by a night on the same data."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from assistant.experiment import Bound, Guardrail
 from retrieval.errors import InputError
@@ -67,6 +67,13 @@ class Plan(BaseModel):
     )
     signature: bool = Field(False, description="A person has to approve: assistant release approve.")
     limit: int | None = Field(None, ge=1, description="Frozen cases asked at most, drawn with a fixed seed.")
+
+    @field_validator("textfile")
+    @classmethod
+    def _is_read(cls, path: Path | None) -> Path | None:
+        if path is not None and path.suffix != ".prom":
+            raise ValueError(f"{path} is never read: node_exporter takes files that end in .prom; name it so")
+        return path
 
     @model_validator(mode="before")
     @classmethod

@@ -43,12 +43,12 @@ def tried(course: Course, release: str) -> dict[str, Any]:
     """What came of the trial of `release` in the running service, as JSON; it is left on trial if it may go live.
 
     Raises:
-        InputError: What answers at the plan's address is no service of this home.
+        InputError: What answers is no service of this home, and the plan names its address or wants customers asked.
         SupportError: The service went away, or refused the key of ASSISTANT_API_KEY.
     """
     url = _service(course)
     if url is None:
-        told = f"no service answers at {_usual(course)}: the golden questions were asked on the night's own engine only"
+        told = f"no service at {_usual(course)} serves the live release: the night's own engine was asked alone"
         return asdict(Rollout(None, [], [told]))
     refused = _refused(course, url, release)
     if refused:
@@ -159,7 +159,7 @@ def _service(course: Course) -> str | None:
     """The address of the service that serves the live release; None if no such service answers.
 
     Raises:
-        InputError: The plan names an address where another one answers.
+        InputError: Another one answers, and the plan names the address, or wants a trial on customers.
         SupportError: Nothing answers at the address that the plan names.
     """
     named, live = course.plan.service, releases.live(course.settings.releases).id
@@ -179,7 +179,7 @@ def _service(course: Course) -> str | None:
                 raise
             return None
         if time.monotonic() > latest:
-            if named:
+            if named or course.plan.canary.share:
                 raise wrong
             return None
         time.sleep(_LOOK_S)

@@ -52,12 +52,11 @@ class Burst:
 def bursts(
     turns: Sequence[Turn],
     contradicts: Callable[[Turn], str | None],
-    least_turns: int = LEAST_TURNS,
     window_s: float = WINDOW_S,
 ) -> list[Burst]:
-    """Near-identical answers with the same figures, `least_turns` or more, that came all at once and are suspect.
+    """Near-identical answers with the same figures, `LEAST_TURNS` or more, that came all at once and are suspect.
 
-    All at once: within `window_s` seconds came `least_turns` of them and over half of all there are, or a time is
+    All at once: within `window_s` seconds came `LEAST_TURNS` of them and over half of all there are, or a time is
     unknown. Suspect: `contradicts` gives evidence against half of them; or all are from one known author, while others
     answered such questions and none of their answers holds its figures and half of its words. Answers that several
     authors give are suspect only if they contradict. The order of `turns` does not matter.
@@ -74,7 +73,7 @@ def bursts(
     found = []
     for members in sets.values():
         mine = sorted((turns[i] for i in members), key=lambda turn: (turn.place, turn.question))
-        if len(members) < least_turns or not _at_once(mine, least_turns, window_s):
+        if len(members) < LEAST_TURNS or not _at_once(mine, window_s):
             continue
         others = {j for i in members for j in on[subject[i]]}.difference(members)
         if reason := _against(mine, contradicts) or _alone(mine, [turns[j] for j in others]):
@@ -122,7 +121,7 @@ def contradiction(turn: Turn, passages: Sequence[str]) -> str | None:
         passage = passages[-at]
         known, quantities = numbers(passage), list(_quantities(passage))
         for value, unit in _quantities(sentence):
-            said = sorted({other for other, same in quantities if same == unit}, key=float)
+            said = sorted({other for other, same in quantities if same == unit}, key=lambda it: (len(it), it))
             if said and value not in known and value not in given:
                 return f"says {value} ({unit}) where the knowledge base says {', '.join(said)}: {sentence[:200]}"
     return None
@@ -138,12 +137,12 @@ def _quantities(text: str) -> Iterator[tuple[str, str]]:
                 yield value.replace(",", ""), unit
 
 
-def _at_once(turns: Sequence[Turn], least: int, window_s: float) -> bool:
+def _at_once(turns: Sequence[Turn], window_s: float) -> bool:
     times = sorted(turn.at.timestamp() for turn in turns if turn.at)
     if len(times) < len(turns):
         return True
     most = max(bisect_right(times, start + window_s) - i for i, start in enumerate(times))
-    return most >= least and 2 * most > len(times)
+    return most >= LEAST_TURNS and 2 * most > len(times)
 
 
 def _against(turns: Sequence[Turn], contradicts: Callable[[Turn], str | None]) -> str | None:

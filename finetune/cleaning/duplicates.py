@@ -72,15 +72,15 @@ def answered(turn: Turn) -> str:
     return plain(turn.answer.content + (json.dumps(calls, ensure_ascii=False, sort_keys=True) if calls else ""))
 
 
-def groups(turns: Sequence[Turn], least: float = TWIN) -> list[int]:
+def groups(turns: Sequence[Turn]) -> list[int]:
     """The number of each turn's group of near duplicates, in order of first appearance.
 
-    Turns are joined whose questions are at least `least` (0 to 1) alike, or half that while question and answer
+    Turns are joined whose questions are at least `TWIN` alike, or half that while question and answer
     together are `SAME`; and turns that both are joined to. One canned answer to different questions joins none.
     """
     questions = [asked(turn) for turn in turns]
     whole = [f"{question}\n{answered(turn)}" for question, turn in zip(questions, turns, strict=True)]
-    edges = joined(questions, least) + joined(whole, SAME, lambda *pair: _questions_share(pair, least / 2))
+    edges = joined(questions, TWIN) + joined(whole, SAME, lambda *pair: _questions_share(pair, TWIN / 2))
     return connected(len(turns), edges)
 
 

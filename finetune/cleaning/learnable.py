@@ -46,7 +46,7 @@ def turns(conversation: Conversation, counts: Counter[str], authors: dict[str, s
         counts["conversations: unresolved or rated badly"] += 1
         return
     redactor = Redactor()
-    messages = _redacted(_said(conversation.messages), conversation.correction, redactor)
+    messages = _redacted(_said(conversation.messages), conversation.correction, conversation.customer, redactor)
     correction = messages.pop() if conversation.correction else None
     messages = _joined(messages)
     answers = [i for i, message in enumerate(messages) if message.role == "assistant" and _asked(messages[:i])]
@@ -100,7 +100,8 @@ def redacted_record(text: str) -> str:
 
     What it holds could not be told apart, and may have been cut in the middle of a number. Cut to 2,000 characters.
     """
-    written = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), shape(text))
+    escaped = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), shape(text))
+    written = escaped.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # an emoji is escaped as two halves
     return re.sub(r"(<[A-Z]+_\d+>)|\d", lambda match: match[1] or "#", Redactor()(written))[:_SHOWN]
 
 
@@ -127,15 +128,18 @@ def _joined(messages: Sequence[Message]) -> list[Message]:
     return found
 
 
-def _redacted(messages: Sequence[Message], correction: str | None, redactor: Redactor) -> list[Message]:
+def _redacted(
+    messages: Sequence[Message], correction: str | None, customer: str | None, redactor: Redactor
+) -> list[Message]:
     """The messages without personal data, tool calls included, and the correction as one more.
 
-    A name that stands in a field of a tool's call or reply goes wherever it is said.
+    A name that the log states, as the `customer` or in a field of a tool's call or reply, goes wherever it is said.
     """
     said = [*messages, Message("assistant", correction)] if correction else list(messages)
     calls = [call["function"].get("arguments") or "" for message in said for call in message.tool_calls]
-    for held in [*calls, *(message.content for message in said)]:
-        for name in dict.fromkeys(_names(_fields(held))):
+    stated: list[Any] = [{"customer_name": customer}, *(_fields(held) for held in calls)]
+    for value in [*stated, *(_fields(message.content) for message in said)]:
+        for name in dict.fromkeys(_names(value)):
             redactor.learn_names(_ANNOUNCED[language_of(name)].format(name))
     texts = redactor.conversation([_without_private(message.content, redactor) for message in said])
     ids: dict[str, str] = {}

@@ -60,10 +60,10 @@ def fault(turn: Turn, languages: Sequence[str], shortest: int = SHORTEST, longes
     return "too short" if len(answer.encode()) < shortest else None
 
 
-def canned(turns: Sequence[Turn], questions: int = CANNED_QUESTIONS) -> frozenset[str]:
+def canned(turns: Sequence[Turn]) -> frozenset[str]:
     """The answers, as `duplicates.answered` writes them, that are given whatever is asked.
 
-    Such an answer stands under at least `questions` different questions, and fewer than half of them share a word
+    Such an answer stands under at least `CANNED_QUESTIONS` different questions, and fewer than half of them share a word
     with it: "Could I get your full name?" does not say what it is about, "A refund to a card takes 5 days" does.
     That the help centre has no article on something is said of many things, and is no such answer.
     """
@@ -74,7 +74,7 @@ def canned(turns: Sequence[Turn], questions: int = CANNED_QUESTIONS) -> frozense
         written.setdefault(answered(turn), turn.answer.content)
     found = set()
     for answer, texts in given.items():
-        if len(texts) >= questions and not abstains(written[answer]):
+        if len(texts) >= CANNED_QUESTIONS and not abstains(written[answer]):
             mine = _subject(answer)
             if 2 * sum(bool(mine & _subject(question)) for question in texts) < len(texts):
                 found.add(answer)

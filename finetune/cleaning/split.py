@@ -42,8 +42,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Leak:
+    turn: int
+    """Position of the training turn."""
     place: str
-    """Of the training turn."""
+    """Of that turn."""
     held_out: str
     """Place of what it repeats."""
     similarity: float
@@ -84,36 +86,36 @@ def split(turns: Sequence[Turn], groups: Sequence[int], validation_share: float,
     return Split([turn for i, turn in enumerate(turns) if i not in validation], [turns[i] for i in sorted(validation)])
 
 
-def leaks(training: Sequence[Turn], held_out: Sequence[HeldOut], least: float = TWIN) -> list[Leak]:
-    """The training turns that repeat something held out: a question at least `least` alike, or its very answer."""
+def leaks(training: Sequence[Turn], held_out: Sequence[HeldOut]) -> list[Leak]:
+    """The training turns that repeat something held out: a question at least `TWIN` alike, or its very answer."""
     mine = [asked(turn) for turn in training]
-    alike = candidates(mine, [held.question for held in held_out], least)
+    alike = candidates(mine, [held.question for held in held_out], TWIN)
     by_answer = {held.answer: held for held in held_out if held.answer}
     found = []
-    for turn, question, at in zip(training, mine, alike, strict=True):
+    for i, (turn, question, at) in enumerate(zip(training, mine, alike, strict=True)):
         near = max(((similarity(question, held_out[j].question), held_out[j].place) for j in at), default=(0.0, ""))
         same = by_answer.get(answered(turn)) if by_answer else None
-        if same or near[0] >= least:
-            found.append(Leak(turn.place, *((same.place, 1.0) if same else (near[1], round(near[0], 2)))))
+        if same or near[0] >= TWIN:
+            found.append(Leak(i, turn.place, *((same.place, 1.0) if same else (near[1], round(near[0], 2)))))
     return found
 
 
-def without_twins(turns: Sequence[Turn], held_out: Sequence[HeldOut], least: float = TWIN) -> list[Turn]:
+def without_twins(turns: Sequence[Turn], held_out: Sequence[HeldOut]) -> list[Turn]:
     """The turns but those of conversations that repeat something held out; what is left passes `check_leaks`."""
-    repeated = {leak.place for leak in leaks(turns, held_out, least)}
+    repeated = {leak.place for leak in leaks(turns, held_out)}
     return [turn for turn in turns if turn.place not in repeated]
 
 
-def check_leaks(training: Sequence[Turn], held_out: Sequence[HeldOut], least: float = TWIN) -> None:
+def check_leaks(training: Sequence[Turn], held_out: Sequence[HeldOut]) -> None:
     """Refuse a training set that repeats what is held out.
 
     Raises:
         LeakError: It does; the message names the two places that are most alike, and how many there are.
     """
-    found = leaks(training, held_out, least)
+    found = leaks(training, held_out)
     if found:
         worst = max(found, key=lambda leak: (leak.similarity, leak.place))
         raise LeakError(
             f"{len(found)} training answers repeat what is held out for evaluation: {worst.place} is "
-            f"{worst.similarity:.2f} like {worst.held_out} (limit {least}); take one of the two out"
+            f"{worst.similarity:.2f} like {worst.held_out} (limit {TWIN}); take one of the two out"
         )

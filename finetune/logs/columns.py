@@ -30,11 +30,9 @@ _KNOWN: dict[str, tuple[str, ...]] = {
     "conversation": ("conversation", "conversation_id", "ticket_id", "case_id", "session_id", "工单号", "会话id"),
     "role": ("role", "author_type", "sender_type", "sender", "from", "角色", "发送方"),
     "content": ("content", "body", "message", "text", "value", "内容", "消息", "消息内容"),
-    "id": ("id", "ticket_id", "编号", "工单号"),
     "at": ("at", "created_at", "timestamp", "time", "date", "时间", "创建时间", "发送时间"),
     "customer": ("customer", "customer_id", "requester", "客户"),
     "agent": ("agent", "agent_id", "agent_name", "assignee", "客服", "坐席"),
-    "lang": ("lang", "language", "语言"),
     "rating": ("rating", "csat", "评分", "满意度"),
     "resolved": ("resolved", "是否解决"),
 }
@@ -72,11 +70,9 @@ class Columns(BaseModel):
     conversation: _Name = None
     role: _Name = None
     content: _Name = None
-    id: _Name = None
     at: _Name = None
     customer: _Name = None
     agent: _Name = None
-    lang: _Name = None
     rating: _Name = None
     resolved: _Name = None
     values: _Values = _Values()
@@ -130,7 +126,7 @@ def usable(columns: Columns | None, header: Sequence[str], name: str) -> Columns
     if columns is None:
         usual = {part: next((column for column in known if column in header), None) for part, known in _KNOWN.items()}
         grouped = all(usual[part] for part in ("conversation", "role", "content"))
-        left_out = ("question", "answer", "id") if grouped else ("conversation", "role", "content")
+        left_out = ("question", "answer") if grouped else ("conversation", "role", "content")
         columns = Columns.model_validate(usual | dict.fromkeys(left_out))
     named = [column for part in _KNOWN if (column := getattr(columns, part))]
     lacking = [column for column in named if column not in header]
@@ -138,7 +134,7 @@ def usable(columns: Columns | None, header: Sequence[str], name: str) -> Columns
         why = f"has no column {quoted(lacking[0])}" if lacking else "names no columns of questions and answers"
         beside = f"{name.split('/')[-1].split('.')[0]}.columns.yaml"
         raise InputError(
-            f"{name} {why}; it has {', '.join(header)}. Write which columns hold what into {beside} beside it, "
+            f"{name} {why}; it has {', '.join(map(quoted, header))}. Write which columns hold what into {beside} beside it, "
             f"for instance\n{EXAMPLE}"
         )
     return columns

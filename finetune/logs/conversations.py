@@ -18,13 +18,12 @@ class Conversation:
     resolved: bool | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     """Tools that the conversation declares, each `{"type": "function", "function": {"name", …}}`."""
-    id: str | None = None
     at: datetime | None = None
     """With a time zone."""
     customer: str | None = None
+    """Their name or number, as the log gives it."""
     agent: str | None = None
     """Who wrote the answers, as the log names them."""
-    lang: str | None = None
     origin: Literal["agent", "assistant"] = "agent"
     """Who wrote the answers: a person, or this assistant."""
     thumb: Literal["up", "down"] | None = None

@@ -80,6 +80,14 @@ def _parsed(text: str, form: str) -> datetime | None:
         return None
 
 
+def _called(value: object) -> object:
+    return value.get("name") if isinstance(value, dict) else value
+
+
+_Person = Annotated[str | None, BeforeValidator(_called)]
+"""A name or number, or an object with a `name`."""
+
+
 class _Feedback(BaseModel):
     thumb: Literal["up", "down"] | None = None
     reason: str | None = None
@@ -96,11 +104,9 @@ class _Line(BaseModel):
     )
     system: str | None = None
     tools: Annotated[list[dict[str, Any]], BeforeValidator(declared_tools)] = []
-    id: str | None = None
     at: Annotated[datetime | None, BeforeValidator(lambda value: None if value is None else moment(value))] = None
-    customer: str | None = None
-    agent: str | None = None
-    lang: str | None = None
+    customer: _Person = None
+    agent: _Person = None
     rating: int | None = Field(None, ge=1, le=5)
     resolved: bool | None = None
     origin: Literal["agent", "assistant"] | None = None
@@ -137,11 +143,9 @@ def _conversation(line: _Line, place: str) -> Conversation:
         line.rating,
         line.resolved,
         tuple(line.tools),
-        line.id,
         line.at,
         line.customer,
         line.agent,
-        line.lang,
         line.origin or ("agent" if line.route is None else "assistant"),
         feedback.thumb,
         feedback.correction or None,

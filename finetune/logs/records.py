@@ -32,7 +32,7 @@ _OVERLAP = 1000
 @dataclass(frozen=True)
 class Record:
     place: str
-    """file:line."""
+    """file:line; of a list's items that begin in one line, the second is file:line#2."""
     value: Any
     text: str
     """What was read, cut to 8,000 characters."""
@@ -70,8 +70,11 @@ def items(file: IO[bytes], name: str) -> Iterator[Record | BadLine]:
     openings: list[str] = []
     listed = window.next_is("[")
     cut_off = listed
+    line, begun = 0, 0
     while window.skip_between():
-        place = f"{name}:{window.line}"
+        begun = begun + 1 if line == window.line else 1
+        line = window.line
+        place = f"{name}:{line}" + (f"#{begun}" if begun > 1 else "")
         if listed and window.next_is("]"):
             cut_off = window.next_is("[")
             if not cut_off and window.skip_between() and window.text[window.position] != "{":

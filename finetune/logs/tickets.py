@@ -18,7 +18,7 @@ _ROLES = {
     **dict.fromkeys(("客服", "坐席", "人工", "人工客服"), "assistant"),
     **dict.fromkeys(("system", "系统"), "system"),
 }
-_FIELDS = ("id", "at", "customer", "agent", "lang", "rating", "resolved")
+_FIELDS = ("at", "customer", "agent", "rating", "resolved")
 
 
 def tickets(table: Table, columns: Columns | None, name: str) -> Iterator[Conversation | BadLine]:
@@ -130,7 +130,7 @@ def _ticket(ticket: _Ticket, columns: Columns) -> Conversation | BadLine:
     if all(at for at, _ in messages):
         messages.sort(key=lambda message: message[0])
         fields["at"] = messages[0][0] if messages else None
-    value = {**fields, "id": ticket.name, "messages": [message for _, message in messages]}
+    value = {**fields, "messages": [message for _, message in messages]}
     made = conversation(Record(ticket.place, value, ""))
     if isinstance(made, BadLine):
         return ticket.bad(made.place, made.reason, columns)

@@ -19,7 +19,7 @@ const TEXTS = {
     cancel: "Cancel", reports: "Evaluation reports", noReports: "No evaluation is finished yet.",
     promoted: "Promoted", kept: "Kept", failed: "Failed", waiting: "Waiting for approval", rules: "Rules of the gate",
     steps: "Steps", counts: "Records", topics: "Topics", articles: "Articles", added: "added", changed: "changed",
-    removed: "removed", reused: "done before", evaluation: "Report of the evaluation", challenger: "Challenger",
+    removed: "removed", evaluation: "Report of the evaluation", challenger: "Challenger",
     champion: "Champion", bound: "bound", why: "Reasons", from: "Serves now", to: "Served before", goBack: "Go back to",
     serves: "Now live:", gone: "its file is gone", adapter: "adapter", index: "index", none: "none",
     unreachable: "The service cannot be reached; try again.", refused: "This key is not an administrator's.",
@@ -38,7 +38,7 @@ const TEXTS = {
     live: "线上", rollback: "回退到上一版本", rollbackWhat: "正在回答的请求仍由其开始时的版本完成。", cancel: "取消",
     reports: "评测报告", noReports: "还没有完成的评测。", promoted: "已上线", kept: "维持原版本", failed: "失败", waiting: "等待批准",
     rules: "上线规则", steps: "步骤", counts: "记录", topics: "主题", articles: "文章", added: "新增", changed: "修改", removed: "删除",
-    reused: "此前已完成", evaluation: "评测报告", challenger: "候选版本", champion: "原版本", bound: "界限", why: "原因",
+    evaluation: "评测报告", challenger: "候选版本", champion: "原版本", bound: "界限", why: "原因",
     from: "当前线上", to: "之前线上", goBack: "回退到", serves: "当前线上：", gone: "文件已不存在", adapter: "适配器", index: "索引",
     none: "无", unreachable: "无法连接服务，请重试。", refused: "此密钥不是管理员的密钥。", plotOf: "按时间先后：",
     yourName: "您的姓名", approve: "批准", approvedBy: "已批准：", promoteBy: "上线请运行：",
@@ -206,7 +206,7 @@ function showDetail(cell, night) {
   });
   part(cell, "steps", night.steps, (node, step) => {
     const memory = `${(step.memory_bytes / 2 ** 30).toFixed(1)} GB`;
-    const took = step.reused ? t("reused") : `${duration(step.seconds)} · CPU ${duration(step.cpu_s)} · ${memory}`;
+    const took = `${duration(step.seconds)} · CPU ${duration(step.cpu_s)} · ${memory}`;
     write(node, `${step.name}: ${took}`);
   });
   const counts = Object.entries(night.counts);
@@ -374,7 +374,7 @@ const number = (count) => (count === undefined ? "–" : count.toLocaleString(la
 const figure = (value) => value.toLocaleString(language, { maximumFractionDigits: 3 });
 const share = (value) => (value === undefined ? "–" : `${(100 * value).toFixed(1)}%`);
 const change = (before, after) => (before === undefined ? share(after) : `${share(before)} → ${share(after)}`);
-const seconds = (night) => night.steps.reduce((sum, step) => sum + (step.reused ? 0 : step.seconds), 0);
+const seconds = (night) => night.steps.reduce((sum, step) => sum + step.seconds, 0);
 
 /** The facts of the night before the one at this place that has any. */
 const earlier = (at) => nights.slice(at + 1).find((night) => "facts" in night.metrics)?.metrics.facts;

@@ -132,6 +132,13 @@ def test_what_the_passage_does_not_speak_of_does_not_contradict(answer: str) -> 
     assert contradiction(turn(answer, None, None, question="?"), [PASSAGE]) is None
 
 
+def test_a_passage_may_write_numbers_with_several_separators() -> None:
+    """They were sorted as numbers, which 1.234.567 is none of, and the run ended in a traceback."""
+    passage = "A transfer to a Visa card is limited to 1.234.567 EUR, or 900 EUR on the first day."
+    said = contradiction(turn("A transfer to a Visa card is limited to 20 EUR.", None, None, question="?"), [passage])
+    assert said is not None and "where the knowledge base says 900, 1.234.567:" in said
+
+
 def test_a_figure_that_the_customer_named_does_not_contradict() -> None:
     told = turn("A refund to a Visa takes 5 days, so not 9 days.", None, None, question="Does a refund take 9 days?")
     assert contradiction(told, [PASSAGE]) is None

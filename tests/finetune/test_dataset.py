@@ -281,6 +281,25 @@ def test_records_that_could_not_be_read_show_no_digit_and_no_escaped_name(prepar
     assert aside["reason"] == "value: '# #'"
 
 
+def test_a_bad_record_with_an_emoji_in_escapes_is_set_aside(prepared, tmp_path: Path) -> None:
+    """Each half of the emoji was written by itself, which UTF-8 cannot hold: the run ended in a traceback."""
+    raw = json.dumps({"messages": [{"role": "user", "content": "thanks 🙏"}]})
+    half = raw.replace("\\ude4f", "")
+    prepared(log(0), BadLine("logs.jsonl:8", "too short", raw), BadLine("logs.jsonl:9", "half", half))
+    first, second = lines(tmp_path / "run" / "data" / "set_aside.jsonl")
+    assert "thanks 🙏" in first["text"] and "thanks \ufffd" in second["text"]
+
+
+def test_a_file_that_is_written_anew_under_one_name_is_replayed_but_for_its_twins(prepared, tmp_path: Path) -> None:
+    """By their places, answers of other runs went with the one that was held out."""
+    for name, n in (("monday", 2), ("tuesday", 5)):
+        prepared(replace(log(n, f"{TOLD} Says {name}."), place="logs.jsonl:1"), run=name)
+    earlier = [tmp_path / "tuesday", tmp_path / "monday"]
+    held_out = [HeldOut.case("c1", QUESTIONS[5])]
+    made = prepared(log(9), recipe=changed(replay_share=0.9), earlier=earlier, held_out=held_out)
+    assert made.counts["replayed from earlier runs"] == 1
+
+
 def test_corrections_stay_when_answers_are_drawn(prepared, tmp_path: Path) -> None:
     right = "You can request a refund within 90 days, I have checked."
     logs = [*map(log, range(8)), log(9, origin="assistant", correction=right.split(",")[0] + ".")]

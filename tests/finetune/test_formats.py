@@ -46,15 +46,14 @@ def test_what_a_log_line_says_of_its_conversation_is_kept(tmp_path: Path) -> Non
     found = one(
         tmp_path,
         messages=MESSAGES,
-        id=17,
         at="2026-01-31T09:30:00+08:00",
         customer="c1",
-        agent="Wang",
-        lang="en",
+        agent={"name": "Wang", "mail": "w@example.org"},
+        lang=["en"],  # not used, so it may be anything
         rating=4,
         resolved=True,
     )
-    assert (found.id, found.customer, found.agent, found.lang) == ("17", "c1", "Wang", "en")
+    assert (found.customer, found.agent) == ("c1", "Wang")
     assert (found.rating, found.resolved, found.origin) == (4, True, "agent")
     assert found.at == datetime(2026, 1, 31, 9, 30, tzinfo=timezone(timedelta(hours=8)))
 
@@ -298,7 +297,7 @@ def test_a_ticket_a_row_by_the_usual_names(tmp_path: Path) -> None:
     first, second = table(tmp_path, text)
     assert isinstance(first, Conversation) and isinstance(second, Conversation)
     assert first.messages == (Message("user", "Why?"), Message("assistant", "So;\nor so."))
-    assert (first.id, first.rating, second.rating) == ("17", 5, None)
+    assert (first.rating, second.rating) == (5, None)
     assert [first.place[-2:], second.place[-2:]] == [":2", ":5"]
 
 
@@ -317,10 +316,10 @@ def test_a_message_a_row_is_put_together_by_ticket(tmp_path: Path) -> None:
     )
     first, second = table(tmp_path, GROUPED)
     assert isinstance(first, Conversation) and isinstance(second, Conversation)
-    assert (first.messages, first.id, first.rows, first.resolved) == (TURNS, "1", 2, True)
+    assert (first.messages, first.rows, first.resolved) == (TURNS, 2, True)
     assert (first.agent, first.customer) == ("Wang", "Li")
     assert first.at == datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
-    assert (second.id, second.place[-2:], second.resolved) == ("2", ":4", False)
+    assert (second.place[-2:], second.resolved) == (":4", False)
     assert [path.name for path in log_files([tmp_path])] == ["tickets.columns.yaml", "tickets.csv"]
 
 
@@ -427,11 +426,13 @@ def test_western_encodings_are_refused_rather_than_read_as_chinese(tmp_path: Pat
 
 
 def test_a_table_without_usable_columns_names_those_it_has_and_shows_a_mapping(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"(?s)it has subject, reply_text\. .* tickets\.columns\.yaml .*role: author_"):
+    with pytest.raises(InputError, match=r"(?s)it has 'subject', 'reply_text'\. .* tickets\.columns\.yaml .*role: author_"):
         table(tmp_path, "Subject,Reply_Text\nWhy?,So.\n")
     columns = Columns.model_validate({"question": "subject", "answer": "reply"})
-    with pytest.raises(InputError, match="has no column 'reply'; it has subject, reply_text"):
+    with pytest.raises(InputError, match="has no column 'reply'; it has 'subject', 'reply_text'"):
         table(tmp_path, "Subject,Reply_Text\nWhy?,So.\n", columns)
+    with pytest.raises(InputError, match="it has 'my card <card_1> is gone', 'please wait'"):
+        table(tmp_path, "My card 4111 1111 1111 1111 is gone,Please wait\nWhy?,So.\n")
     assert table(tmp_path, "") == []
 
 

@@ -190,6 +190,14 @@ def test_a_name_in_a_reply_is_a_persons_if_its_fields_say_so(reply: dict, answer
     assert learned(Conversation("logs.jsonl:1", messages))[0][-1].answer.content == answer
 
 
+@pytest.mark.parametrize("customer", ["Anna Schmidt", "ANNA SCHMIDT"])
+def test_the_customers_name_that_the_log_states_goes_from_what_is_said(customer: str) -> None:
+    """No pattern knows a greeting's name, and the adapter learned it."""
+    said = (Message("user", ASKED), Message("assistant", "Hi Anna Schmidt, a refund takes 5 business days."))
+    (turn,), _ = learned(Conversation("logs.jsonl:1", said, customer=customer))
+    assert turn.answer.content == "Hi <NAME_1>, a refund takes 5 business days."
+
+
 @pytest.mark.parametrize("reply", ['{"days": 5,  "open": true}', "[1, 2]", "sent", "{not JSON", "[" * 600 + "]" * 600])
 def test_a_reply_without_personal_data_stays_as_it_was(reply: str) -> None:
     messages = (Message("user", ASKED), Message("assistant", "", (CALL,)), Message("tool", reply, tool_call_id="c1"))

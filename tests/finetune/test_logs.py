@@ -106,6 +106,13 @@ def test_a_list_in_a_jsonl_file_is_read_as_one(tmp_path: Path) -> None:
     assert [entry.place for entry in read_logs([path])] == [f"{path}:2", f"{path}:6"]
 
 
+def test_items_of_a_list_on_one_line_have_places_of_their_own(tmp_path: Path) -> None:
+    """A conversation is known by its place: one twin of a case took the whole file out."""
+    path = tmp_path / "a.json"
+    path.write_text(f"[{json.dumps(ALPACA)}, {json.dumps(ALPACA)},\n{json.dumps(ALPACA)}, {{}}]")
+    assert [entry.place for entry in read_logs([path])] == [f"{path}:1", f"{path}:1#2", f"{path}:2", f"{path}:2#2"]
+
+
 def test_a_list_that_is_cut_off_or_goes_on_after_its_end_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     for text, reason in [

@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from finetune.night_metrics import render, write_textfile
 from finetune.nights import Night, Step
-from retrieval.errors import InputError, StorageError
+from retrieval.errors import StorageError
 
 # 1764000000 is 2025-11-24T16:00:00Z.
 FIRST = Night("n1", "2025-11-24T16:00:00Z", "promoted", [], champion="r1", metrics={"facts": 0.25, "total": 3.0})
@@ -16,7 +16,7 @@ SECOND = Night(
     "failed",
     ["no space left"],
     champion="r2",
-    steps=[Step("clean", 2.5, 2.0, 1024), Step("train", 90.0, 170.0, 4096, reused=True)],
+    steps=[Step("clean", 2.5, 2.0, 1024), Step("train", 60.0, 170.0, 4096), Step("train", 30.0, 50.0, 9)],
     counts={
         **{"new": 7, "examples: training": 4, "examples: validation": 1, "quarantined": 2, "redacted": 4},
         **{"redacted: CARD": 3, "redacted: PHONE": 1, "turns: part of a suspicious burst": 2, "turns: duplicate": 9},
@@ -118,8 +118,3 @@ def test_a_text_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path, monk
         write_textfile(path, [FIRST, SECOND])
     assert path.read_bytes() == render([FIRST])
     assert [each.name for each in tmp_path.iterdir()] == ["assistant.prom"]
-
-
-def test_a_name_that_node_exporter_would_not_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"assistant\.txt is never read"):
-        write_textfile(tmp_path / "assistant.txt", [])

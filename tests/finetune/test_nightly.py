@@ -22,6 +22,7 @@ from assistant.redaction import redact_article
 from assistant.settings import Settings
 from benchmarks.stub_engine import Pace, in_place_of_vllm
 from finetune import contest, night_metrics, nightly, nights
+from finetune import run as training_run
 from finetune.course import Course
 from finetune.nightly import Busy
 from finetune.plan import read_plan
@@ -29,7 +30,7 @@ from finetune.recipe import Recipe
 from finetune.run import train_on_logs
 from retrieval.build import build
 from retrieval.encoder import Encoder
-from retrieval.errors import EngineError, InputError, NotReady
+from retrieval.errors import EngineError, InputError, NotReady, StorageError
 
 ARTICLES = {
     "en/refund.md": "# Refunds\n\nA refund takes 5 days. You ask for it in the app.",
@@ -386,12 +387,50 @@ def test_a_night_can_be_done_again_from_a_step(company: Company) -> None:
     assert company.live.id == first.challenger and again.steps[-1].name == "canary"
 
 
+def test_a_night_that_is_done_again_from_training_trains(company: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run was found as it had ended, and nothing was trained."""
+    first = company.night()
+    releases.rollback(company.settings.releases)
+    trained = []
+    really = training_run.train
+    monkeypatch.setattr(training_run, "train", lambda *given: trained.append(given) or really(*given))
+    again = company.night(again_from="train")
+    assert first is not None and again is not None and again.adapter == first.adapter
+    assert len(trained) == 1
+
+
+def test_a_night_on_other_weights_than_the_champions_is_refused_before_it_trains(company: Company) -> None:
+    """Both were asked on the challenger's weights, where the champion's adapter is no match."""
+    other = RECIPE.model_copy(update={"quantize": "none"})
+    (company.folder / "recipe.yaml").write_text(json.dumps(other.model_dump(exclude_defaults=True)))
+    with pytest.raises(InputError, match="quantize is none, and the adapter that serves was trained with nf4; write"):
+        company.night()
+    assert not nights.read_all(company.settings.home / "nights")
+
+
+def test_what_is_only_told_undoes_no_night(company: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After hours, a database that was away lost the night's word, and a full disk the webhook."""
+
+    def away(*_: object) -> None:
+        raise StorageError("the database is away")
+
+    company.plan(textfile="assistant.prom")
+    monkeypatch.setattr(nightly, "misses", away)
+    monkeypatch.setattr(night_metrics, "write_textfile", away)
+    night = company.night()
+    assert night is not None and (night.word, night.misses) == ("promoted", [])
+    assert company.live.id == night.challenger
+    assert "what no passage answered is not known: the database is away" in company.said
+    assert "Prometheus was not told: the database is away" in company.said
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("cases: []", "field 'cases'"),
         ("cases: [a]\nlog: [b]", "field 'log'.*fields: knowledge"),
         ("cases: [", "cannot be read"),
+        ("cases: [a]\ntextfile: nights.txt", r"field 'textfile': .*nights\.txt is never read: .* in \.prom"),
     ],
 )
 def test_a_plan_that_is_none_is_named_with_its_field(tmp_path: Path, text: str, told: str) -> None:

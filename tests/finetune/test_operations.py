@@ -50,11 +50,7 @@ def night(number: int, word: Any, facts: float | None, **more: Any) -> Night:
         word=word,
         reasons=[f"reason {number}"],
         champion="r1",
-        steps=[
-            Step("train", 3600, 7000, 2**31),
-            Step("evaluate", 120, 200, 2**30),
-            Step("index", 9, 9, 0, reused=True),
-        ],
+        steps=[Step("train", 3600, 7000, 2**31), Step("evaluate", 120, 200, 2**30)],
         counts={"new": 100, "examples: training": 70, "turns: duplicate": 20, "quarantined": 10},
         metrics={} if facts is None else {"facts": facts, "style": 0.9},
         **more,
@@ -371,7 +367,6 @@ def test_an_engineer_opens_a_night_by_keyboard(home: Path, page: Page) -> None:
     expect(detail.locator(".passed")).to_contain_text("canaries: 0, bound 0")
     for said in (
         "train: 1 h 0 min · CPU 1 h 57 min · 2.0 GB",
-        "index: done before",
         "added: en/new.md",
         "refund · days: 40",
     ):

@@ -140,7 +140,7 @@ def test_customers_get_a_challenger_that_has_to_be_signed_once_it_is(tried: Comp
 def test_without_a_service_the_reasons_say_so(tried: Company) -> None:
     night = tried.night()
     assert night is not None and night.word == "promoted"
-    assert night.reasons[-1].startswith(f"no service answers at http://127.0.0.1:{tried.settings.port}: the golden")
+    assert night.reasons[-1].startswith(f"no service at http://127.0.0.1:{tried.settings.port} serves the live release")
 
 
 def test_a_golden_question_that_is_missed_in_the_service_keeps_the_champion(tried: Company) -> None:
