@@ -3,10 +3,10 @@
     python -m benchmarks.adaptation --work DIR [--base BASE] [--minutes M] [--cases N]
 
 All on the sample company (synthetic), in English, which every embedded base writes: half of the policies never appear
-in the logs, and the questions asked are about those. Each answer is made from the same passages, greedily. Bare pairs are
-learned for as many steps as our way took in its minutes. The prompt of the base is the best of several on other
-questions: zero to three worked examples before the question, and with a shorter instruction. Models are served by vLLM,
-adapters merged into the base that they were trained on.
+in the logs, and the questions asked are about those. Each answer is made from the same passages, greedily. Bare pairs
+are learned for as many steps as our way took in its minutes. The prompt of the base is the best of several on other
+questions: zero to three worked examples before the question, and with a shorter instruction. Models are served by
+vLLM, adapters merged into the base that they were trained on.
 
 Printed: the share of answers with every fact and none forbidden, for each arm and kind of question; the paired
 differences with 95% bootstrap intervals over policies.

@@ -19,7 +19,7 @@ from finetune.adapter import mergeable, record_of, started_from, unservable
 from finetune.cleaning.split import HeldOut, check_leaks
 from finetune.logs import BadLine, Columns, Conversation, log_files, read_logs
 from finetune.recipe import Recipe
-from finetune.train import Result, train, trackers
+from finetune.train import Result, trackers, train
 from finetune.turns import Turn
 from retrieval.errors import NotReady
 from retrieval.files import alone, content_id, sha256

@@ -63,7 +63,7 @@ def fault(turn: Turn, languages: Sequence[str], shortest: int = SHORTEST, longes
 def canned(turns: Sequence[Turn]) -> frozenset[str]:
     """The answers, as `duplicates.answered` writes them, that are given whatever is asked.
 
-    Such an answer stands under at least `CANNED_QUESTIONS` different questions, and fewer than half of them share a word
+    Such an answer stands under `CANNED_QUESTIONS` or more different questions, fewer than half of which share a word
     with it: "Could I get your full name?" does not say what it is about, "A refund to a card takes 5 days" does.
     That the help centre has no article on something is said of many things, and is no such answer.
     """

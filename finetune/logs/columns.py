@@ -134,7 +134,7 @@ def usable(columns: Columns | None, header: Sequence[str], name: str) -> Columns
         why = f"has no column {quoted(lacking[0])}" if lacking else "names no columns of questions and answers"
         beside = f"{name.split('/')[-1].split('.')[0]}.columns.yaml"
         raise InputError(
-            f"{name} {why}; it has {', '.join(map(quoted, header))}. Write which columns hold what into {beside} beside it, "
-            f"for instance\n{EXAMPLE}"
+            f"{name} {why}; it has {', '.join(map(quoted, header))}. Write which columns hold what into {beside} "
+            f"beside it, for instance\n{EXAMPLE}"
         )
     return columns
