@@ -171,7 +171,10 @@ class ChatCompletion(BaseModel):
 
 
 class Feedback(BaseModel):
-    """A customer's opinion of a reply; a later one replaces what it gives, and `thumb: null` alone takes it back."""
+    """A customer's opinion of a reply; a later one replaces what it gives, `thumb: null` alone takes it back.
+
+    An empty text takes that text back, and thumb up the reason and the correction.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -23,7 +23,7 @@ from assistant.policy import Policy
 from assistant.prompt import Message
 from assistant.prompts import PLAIN, Prompt
 from assistant.quoting import quote
-from assistant.redaction import Redactor, redacted_value
+from assistant.redaction import Redactor, redacted_value, without_private_fields
 from assistant.settings import Settings
 from assistant.tracing import Span
 from assistant.verification import Verifier
@@ -288,7 +288,11 @@ def _question(conversation: Sequence[Message]) -> str:
 
 
 def _redacted(conversation: Sequence[Message], redactor: Redactor) -> list[Message]:
-    texts = redactor.conversation([message.content for message in conversation])
+    told = (
+        without_private_fields(message.content, redactor) if message.role == "tool" else message.content
+        for message in conversation
+    )
+    texts = redactor.conversation(list(told))
     return [
         replace(
             message,

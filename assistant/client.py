@@ -84,6 +84,11 @@ def _ask(url: str, path: str, key: str | None, body: dict[str, Any] | None = Non
             after = error.headers.get("Retry-After", "")
             raise Overloaded(told, int(after) if after.isdigit() else 1) from None
         raise EngineError(told) from None
+    except ValueError:  # it shows the key
+        raise InputError(
+            f"{url!r} cannot be asked: the address, or the API key (--api-key, ASSISTANT_API_KEY), holds a line end or "
+            "another character that no header takes"
+        ) from None
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", None) or error or type(error).__name__
         raise EngineUnavailable(f"nothing answers at {url} ({reason}); start it with: assistant serve") from None

@@ -329,7 +329,7 @@ def forget(customer: str, tenant: str, **options: Any) -> None:
 
 @transcripts.command()
 @settings_options()
-@click.option("--days", type=click.IntRange(1), required=True, help="Delete what is older.")
+@click.option("--days", type=click.IntRange(1, 36500), required=True, help="Delete what is older.")
 def prune(days: int, **options: Any) -> None:
     """Delete old transcripts with their feedback; `ASSISTANT_RETENTION_DAYS` has the service do it every day."""
     state = _state(options)

@@ -114,11 +114,22 @@ class Engine:
             raise EngineUnavailable(f"the engine does not answer ({type(error).__name__})") from error
 
     async def tokens(self, model: str, messages: list[Message]) -> list[int]:
-        """Token ids of a prompt as the engine makes them (vLLM's `/tokenize`)."""
+        """Token ids of a prompt as the engine makes them (vLLM's `/tokenize`).
+
+        Raises:
+            EngineUnavailable, EngineError: As `answer` says.
+        """
         body = {"model": model, "messages": [message.as_dict() for message in messages]}
         body["chat_template_kwargs"] = prompt.TEMPLATE_ARGUMENTS  # type: ignore[assignment]
-        async with self._client().post(f"{self.url}/tokenize", json=body) as reply:
-            return list((await reply.json())["tokens"])
+        try:
+            async with self._client().post(f"{self.url}/tokenize", json=body) as reply:
+                if reply.status >= 400:
+                    raise _refusal(reply.status, await reply.text())
+                return list(orjson.loads(await reply.read())["tokens"])
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._gone(error) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineError(f"the engine tells no token ids ({type(error).__name__})") from error
 
     async def likelihood(self, model: str, messages: list[Message], answer: str) -> tuple[float, int]:
         """The log probability of `answer` after `messages`, and its tokens, the mark of its end among them.

@@ -87,6 +87,8 @@ class EngineProcess:
         command = [*tether, *self._command, *_lora_arguments(self.adapters), *_cpu_arguments()]
         home = self._settings.home
         held = pause.runs(home) if self._gives_way else contextlib.nullcontext()
+        if self._log.exists():
+            self._log.replace(self._log_before)
         with self._log.open("wb") as output, held as descriptor:
             self._process = subprocess.Popen(
                 command,
@@ -147,9 +149,10 @@ class EngineProcess:
                     continue
                 self.ready = False
                 if died := self._process:
-                    code = died.returncode
-                    _log.error("the engine ended with code %s (its log: %s); starting it again", code, self._log)
-                    await asyncio.sleep(pause_s)
+                    code, log = died.returncode, self._log_before
+                    _log.error("the engine ended with code %s (its log will be %s); starting it again", code, log)
+                await asyncio.sleep(pause_s)
+                if died:
                     self._end_group()
                 try:
                     await asyncio.to_thread(self.start)
@@ -165,6 +168,11 @@ class EngineProcess:
                 _log.warning("the engine serves again")
         finally:
             self._stopped = True
+
+    @property
+    def _log_before(self) -> Path:
+        """Of the start before this one: why it ended."""
+        return self._log.with_name(f"{self._log.name}.1")
 
     @property
     def alive(self) -> bool:

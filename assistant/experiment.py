@@ -321,7 +321,7 @@ def write_stops(path: Path, stops: Sequence[Stop]) -> None:
 def _load(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that does not exist
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 

@@ -5,6 +5,7 @@ and, in what customers and agents write, names. However it is typed: with separa
 in Chinese numerals, with invisible characters, and split over messages.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -115,7 +116,7 @@ class Redactor:
         for it in sorted(found, key=lambda it: it.start):
             start, stop = plain.span(it.start, it.end)
             parts += [text[end:start], self._placeholder(it.kind, it.value)]
-            end = stop
+            end = max(end, stop)
         return "".join(parts) + text[end:]
 
     def _placeholder(self, kind: str, value: str) -> str:
@@ -139,10 +140,14 @@ def redact_article(text: str) -> str:
 def redacted_value(value: Any, redactor: Redactor, private: bool = False, field: str = "") -> Any:
     """A JSON value without personal data, a number that is some as the text of its placeholder.
 
-    With `private`, what stands in a field such as `cvv` or `password` goes whatever it looks like.
+    With `private`, what stands in a field such as `cvv` or `password`, however deep, goes whatever it looks like.
     """
     if isinstance(value, dict):
-        return {redactor(str(key)): redacted_value(held, redactor, private, str(key)) for key, held in value.items()}
+        within = _PRIVATE_FIELD.search(field)
+        return {
+            redactor(str(key)): redacted_value(held, redactor, private, field if within else str(key))
+            for key, held in value.items()
+        }
     if isinstance(value, list):
         return [redacted_value(held, redactor, private, field) for held in value]
     if isinstance(value, bool) or value is None:
@@ -151,6 +156,26 @@ def redacted_value(value: Any, redactor: Redactor, private: bool = False, field:
         return "<PRIVATE>"
     text = redactor(str(value))
     return value if text == str(value) else text
+
+
+def without_private_fields(text: str, redactor: Redactor) -> str:
+    """What a tool replied; if it is JSON, without what its fields say is personal, however it looks."""
+    value = json_value(text)
+    try:
+        redacted = redacted_value(value, redactor, private=True)
+    except RecursionError:  # nested too deep to be a tool's reply
+        return text
+    return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
+
+
+def json_value(text: str) -> Any:
+    """The JSON object or list that a text is; None if it is none."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _find(text: str) -> list[Found]:

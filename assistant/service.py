@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
@@ -46,6 +47,7 @@ MOST_BODY_BYTES = 256_000
 """Reading a conversation for personal data takes a second for each million digits, while nobody is answered."""
 _CLOSED = 499
 """Nobody reads the reply; nginx's number for it in logs."""
+_log = logging.getLogger(__name__)
 Pages = Callable[[State, Callable[[Request], Tenant]], APIRouter]
 """Makes the routes of further pages from the database and a check that a request is an admin's, which says whose."""
 _Result = TypeVar("_Result")
@@ -69,6 +71,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         beside = asyncio.create_task(background()) if background else None
+        if beside:
+            beside.add_done_callback(_tell_end)
         on_ready()
         try:
             yield
@@ -161,7 +165,7 @@ def create_app(
             tenant=tenant,
             address=address,
             customer=pseudonym(tenant.name, asked.user, secret) if asked.user else None,
-            conversation=redact((asked.metadata or {}).get("conversation", "")) or None,
+            conversation=_storable_id(tenant.name, (asked.metadata or {}).get("conversation", ""), secret),
             traceparent=request.headers.get("traceparent"),
         )
         assigned = tried = None
@@ -402,6 +406,17 @@ async def _events(
 
 def _event(body: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(body) + b"\n\n"
+
+
+def _storable_id(tenant: str, id: str, secret: bytes) -> str | None:
+    """The id of a conversation; a pseudonym of one that is a phone number or an address."""
+    return (id if redact(id) == id else pseudonym(tenant, id, secret)) or None
+
+
+def _tell_end(beside: "asyncio.Task[None]") -> None:
+    """Without what runs beside, no release is followed and no engine started again."""
+    if not beside.cancelled() and (error := beside.exception()):
+        _log.error("what runs beside the service has ended; restart it", exc_info=error)
 
 
 class _EventStream(StreamingResponse):

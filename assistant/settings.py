@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from retrieval.errors import InputError
 
@@ -90,7 +90,10 @@ class Settings(BaseSettings):
         "SQLite in the home.",
     )
     retention_days: int | None = Field(
-        None, ge=1, description="Days that transcripts and feedback are kept; by default until they are deleted."
+        None,
+        ge=1,
+        le=36500,
+        description="Days that transcripts and feedback are kept; by default until they are deleted.",
     )
     queue: int = Field(64, ge=0, description="Requests that may wait while the engine is busy; more are turned away.")
     queue_s: float = Field(30, gt=0, description="Longest wait of a request for the engine, in seconds.")
@@ -171,6 +174,9 @@ def read_settings(**options: Any) -> Settings:
     given = {name: value for name, value in options.items() if value is not None}
     try:
         settings = Settings(**given)
+    except SettingsError as error:  # of a list that is no JSON
+        name = str(error).split('"')[1].upper()
+        raise InputError(f'ASSISTANT_{name} is no JSON; write a list such as ["one", "two"]') from None
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])

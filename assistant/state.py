@@ -255,8 +255,8 @@ class State:
     ) -> None:
         """Keep what a customer thought of a reply; it is on the disk when this returns.
 
-        A second one about the same reply replaces what it gives. The texts are redacted here. With `tenant`, only
-        replies to that one are known.
+        A second one about the same reply replaces what it gives: a text `""` takes that back, and thumb up takes back
+        what was wrong. The texts are redacted here. With `tenant`, only replies to that one are known.
 
         Raises:
             UnknownReply: No such reply was recorded.
@@ -264,8 +264,9 @@ class State:
             StorageError: The database cannot be reached.
         """
         texts = {"thumb_reason": reason, "correction": correction}
-        given = {column: _storable(text) for column, text in texts.items() if text is not None}
-        given = dict(zip(given, Redactor().conversation(list(given.values())), strict=True))
+        said = {column: _storable(text) for column, text in texts.items() if text}
+        given: dict[str, str | None] = {column: None for column, text in texts.items() if text == "" or thumb == "up"}
+        given |= dict(zip(said, Redactor().conversation(list(said.values())), strict=True))
         if thumb:
             given["thumb"] = thumb
         if not given:

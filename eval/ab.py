@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from assistant.citations import without_markers
+from assistant.redaction import Redactor, redact
 from eval import report, scorers
 from eval.answers import Answer, written
 from eval.asking import CONCURRENCY, SEED, Asked, Asker
 from eval.cases import Case
 from eval.judge import Duel, Judge
-from eval.metrics import PRIMARY, Score
+from eval.metrics import PRIMARY, QUALITY, Score
 from eval.results import Curve, Results
 from eval.summary import Scored, summary
 from retrieval.errors import InputError
@@ -82,13 +83,14 @@ def evaluate(
     What was answered before is not asked again, so that a run that was stopped goes on.
 
     Raises:
-        InputError: An arm or a prompt is unknown, or there are fewer than two arms.
+        InputError: An arm, a prompt or the primary metric is unknown, or there are fewer than two arms.
         EngineError: The service went away.
     """
     if len(set(plan.arms)) < 2:
         raise InputError(f"{', '.join(plan.arms)}: name at least two arms; the first is what the second is compared to")
     for arm in plan.arms:
         asker.check(arm)
+    _check_primary(plan)
     tried = {arm: develop(plan, arm, asker, progress) for arm in plan.arms}
     chosen = {arm: _way(plan, arm, tried[arm]) for arm in plan.arms}
     asked = asker.ask(plan.cases, list(dict.fromkeys(chosen.values())), progress)
@@ -98,12 +100,16 @@ def evaluate(
             _add_perplexity(plan.cases, by_arm[arm], way, asker, progress)
     judged = _judge(plan, by_arm, models.judge, progress) if models.judge else None
     said = written(each.answer for answers in by_arm.values() for each in answers.values())
+    asked_of = json.dumps([case.model_dump() for case in plan.cases])
+    judge = models.judge and (models.judge.url, models.judge.model)
+    how = (str(models.entailment), str(tried), plan.primary, str(plan.perplexity), str(judge))
     results = summary(
-        content_id(said, json.dumps([case.model_dump() for case in plan.cases]), str(models.entailment), str(tried)),
+        content_id(said, asked_of, *how),
         datetime.now(UTC).isoformat(timespec="seconds"),
         plan.cases,
         by_arm,
         tried,
+        prompts={arm: way.partition("@")[2] or "plain" for arm, way in chosen.items()},
         primary=plan.primary,
         failed=[(case, arm) for arm, way in chosen.items() for case, failing in asked.failed if failing == way],
         about=plan.about,
@@ -120,6 +126,13 @@ def evaluate(
     )
     _write(results, plan, by_arm, folder / results.id)
     return results
+
+
+def _check_primary(plan: Plan) -> None:
+    """Refuse a metric that cannot decide, before hours of asking; prompts are chosen by scores that need no model."""
+    known = QUALITY if not plan.development or len(plan.prompts) < 2 else scorers.SCORERS
+    if plan.primary not in known:
+        raise InputError(f"unknown primary metric {plan.primary!r}; name one of {', '.join(known)}")
 
 
 def develop(plan: Plan, arm: str, asker: Asker, progress: bool) -> dict[str, float]:
@@ -223,13 +236,28 @@ def _duel(case: Case, first: Answer, second: Answer) -> Duel:
 def _write(results: Results, plan: Plan, scored: Mapping[str, dict[str, Scored]], folder: Path) -> None:
     """The report; beside it the cases, and every answer with its scores."""
     folder.mkdir(parents=True, exist_ok=True)
-    cases = "".join(case.model_dump_json(exclude_defaults=True) + "\n" for case in plan.cases)
+    cases = "".join(_redacted(case).model_dump_json(exclude_defaults=True) + "\n" for case in plan.cases)
     write_text(folder / "cases.jsonl", cases)
     found = [(arm, each) for arm, answers in scored.items() for each in answers.values()]
     write_text(folder / "answers.jsonl", written(replace(each.answer, arm=arm) for arm, each in found))
     rows = (
-        {"case": each.answer.case, "arm": arm} | {name: asdict(score) for name, score in each.scores.items()}
+        {"case": each.answer.case, "arm": arm}
+        | {name: asdict(replace(score, evidence=redact(score.evidence))) for name, score in each.scores.items()}
         for arm, each in found
     )
     write_text(folder / "scores.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     report.write(results, folder)
+
+
+def _redacted(case: Case) -> Case:
+    """The case without personal data, one placeholder for each value of it."""
+    redactor = Redactor()
+    query = redactor(case.query) if case.query else case.query
+    said = redactor.conversation([message.content for message in case.messages])
+    messages = [message.model_copy(update={"content": text}) for message, text in zip(case.messages, said, strict=True)]
+    told = {
+        "reference": redactor(case.reference) if case.reference else case.reference,
+        "facts": tuple(map(redactor, case.facts)),
+        "forbidden": tuple(map(redactor, case.forbidden)),
+    }
+    return case.model_copy(update={"query": query, "messages": tuple(messages), **told})

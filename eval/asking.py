@@ -59,11 +59,11 @@ class Asker:
         """`kept` is the folder of earlier answers; services that are asked in turns share a `run`.
 
         Raises:
-            InputError: `url` is no address.
+            InputError: `url` is no address, or not one of an assistant.
             SupportError: The service cannot be reached, or does not serve.
         """
         self.url, self.kept, self._key = url, kept, key
-        self.parts: dict[str, Any] = json.loads(get(url, "/readyz", key))
+        self.parts: dict[str, Any] = _parts(url, key)
         """What serves: release, adapter, index, base, the ids of the prompts by name, and `answers_by`."""
         self.memory_bytes: int | None = None
         """Most that service and engine held between two blocks; None where the key may not see it."""
@@ -102,7 +102,7 @@ class Asker:
                 block = shuffled[start : start + BLOCK]
                 for way in ways if turn % 2 == 0 else reversed(ways):
                     known = {case.id: before[way][key] for case in block if (key := _key(case)) in before[way]}
-                    asked.answers += [replace(answer, case=case) for case, answer in known.items()]
+                    asked.answers += [replace(answer, case=case, arm=way) for case, answer in known.items()]
                     bar.update(len(known))
                     if new := [case for case in block if case.id not in known]:
                         self._ask_block(new, way, asked, pool, bar)
@@ -229,6 +229,15 @@ class Asker:
         """Of two lines about a case the later one holds: it also knows the CPU time."""
         with self._writing, self._file(answer.arm).open("a", encoding="utf-8") as file:
             file.write(written([replace(answer, case=_key(case))]))
+
+
+def _parts(url: str, key: str | None) -> dict[str, Any]:
+    try:
+        parts = dict(json.loads(get(url, "/readyz", key)))
+        _ = [parts[name] for name in ("release", "adapter", "index", "base", "prompts", "answers_by")]
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{url} is no assistant; give the address of one by --url") from None
+    return parts
 
 
 class ReleaseChanged(InputError):

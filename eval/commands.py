@@ -51,7 +51,11 @@ def retrieval(cases: Path, lang: str | None, limit: int | None, as_json: bool, *
     help="Of: rag, rag+lora, base, lora, quoted. The first is what the second is compared to.",
 )
 @click.option("--develop", type=existing, multiple=True, help="Other cases, to choose each arm's prompt on.")
-@click.option("--prompts", default="plain,short,one-example,three-examples", show_default=True, help="To choose from.")
+@click.option(
+    "--prompts",
+    help="With --develop those to choose from (default: plain,short,one-example,three-examples); else the first is "
+    "asked with (default: plain).",
+)
 @click.option("--primary", default="facts", show_default=True, help="The metric that decides; see the report's names.")
 @click.option("--lang", type=click.Choice(["en", "zh"]), help="Only cases in this language.")
 @click.option("--limit", type=click.IntRange(1), help="At most this many cases, drawn with a fixed seed.")
@@ -69,7 +73,7 @@ def ab(
     cases: tuple[Path, ...],
     arms: str,
     develop: tuple[Path, ...],
-    prompts: str,
+    prompts: str | None,
     primary: str,
     lang: str | None,
     limit: int | None,
@@ -110,7 +114,7 @@ def ab(
         cases=read_cases(cases, lang, limit),
         arms=arms.split(","),
         development=read_cases(develop, lang) if develop else (),
-        prompts=prompts.split(",") if develop else ["plain"],
+        prompts=prompts.split(",") if prompts else comparison.PROMPTS if develop else ("plain",),
         primary=primary,
         perplexity=perplexity,
         about=about,
@@ -162,7 +166,8 @@ def evaluate_report(run: str, **options: Any) -> None:
     results = replace(results, people=people(votes, results.baseline, results.candidate, groups))
     if results.judge:
         scores = map(json.loads, (folder / "scores.jsonl").read_text(encoding="utf-8").splitlines())
-        judged = {row["case"]: row["judge"]["value"] for row in scores if row["arm"] == results.candidate}
+        rows = (row for row in scores if row["arm"] == results.candidate and "judge" in row)  # both arms answered
+        judged = {row["case"]: row["judge"]["value"] for row in rows}
         agreed = agreement_with_people(judged, (results.baseline, results.candidate), votes)
         results = replace(results, judge=results.judge | {"agreement": agreed})
     page = report.write(results, folder)

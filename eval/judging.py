@@ -166,9 +166,10 @@ def _share(decided: list[Vote], candidate: str, groups: Mapping[str, str]) -> In
 
 
 def _folders(evaluations: Path) -> Iterator[Path]:
-    """The folders of evaluations that are finished; only they have a report."""
+    """The folders of evaluations that are finished; only they have a report, and those of nights no answers."""
     if evaluations.is_dir():
-        yield from (folder for folder in evaluations.iterdir() if (folder / "report.json").is_file())
+        needed = ("report.json", "cases.jsonl", "answers.jsonl")
+        yield from (it for it in evaluations.iterdir() if all((it / name).is_file() for name in needed))
 
 
 def _report(folder: Path) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def pairs_of(cases: Sequence[Case], first: Sequence[float], second: Sequence[flo
 def difference(pairs: Sequence[Pair], seed: int = SEED) -> Difference | None:
     """The mean difference with its interval and test; None under two groups.
 
-    The interval is that of Student's t with `clustered_error`. Where scores are 0 or 1, a
+    The interval is that of Student's t with `clustered_error`. Where scores are 0 or 1, or differences of such, a
     case of +1 and one of -1 are added to it, as Bonett and Price, "Adjusted Wald confidence interval for a difference
     of binomial proportions based on paired data" (2012): arms that never differed in 20 cases may differ in the next,
     and their interval is not a point. Interval and test are different methods and may disagree near the 5% level.
@@ -83,7 +83,7 @@ def difference(pairs: Sequence[Pair], seed: int = SEED) -> Difference | None:
     sums, counts = np.bincount(group, deltas).astype(np.float64), np.bincount(group).astype(np.float64)
     p = sign_flip(sums, seed)
     spread = float(deltas.std(ddof=1))
-    if all(score in (0.0, 1.0) for pair in pairs for score in (pair.first, pair.second)):
+    if all(score in (-1.0, 0.0, 1.0) for pair in pairs for score in (pair.first, pair.second)):
         estimate = clustered_error(np.append(sums, (1.0, -1.0)), np.append(counts, (1.0, 1.0)))
     else:
         estimate = clustered_error(sums, counts)

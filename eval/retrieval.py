@@ -83,13 +83,11 @@ class Report:
 
     def decided(self, decision: Literal["hit", "ambiguous", "miss"], *scopes: Scope) -> Interval | None:
         """The share of the cases of `scopes` with this decision of the gate; None if there are none."""
-        decisions = [outcome.decision == decision for outcome in self.outcomes if outcome.scope in scopes]
-        return share(decisions) if decisions else None
+        return self._share(lambda outcome: outcome.decision == decision, scopes)
 
     def let_through(self, *scopes: Scope) -> Interval | None:
         """The share of the cases of `scopes` that are no miss to the gate; None if there are none."""
-        decisions = [outcome.decision != "miss" for outcome in self.outcomes if outcome.scope in scopes]
-        return share(decisions) if decisions else None
+        return self._share(lambda outcome: outcome.decision != "miss", scopes)
 
     def auroc(self, *scopes: Scope) -> float | None:
         """How often a case in scope has a higher probability than one of `scopes`; None if there is no such pair."""
@@ -149,7 +147,7 @@ class Report:
         for mode in MODES:
             latency = self.latency_ms(mode)
             lines.append(f"{mode:20}{latency['p50']:10.2f}{latency['p99']:10.2f}")
-        lines += ["", "[95% interval]: bootstrap over groups of cases; for the gate, Wilson's"]
+        lines += ["", "[95% interval]: bootstrap over groups; for the gate Wilson's, where each case is one"]
         lines.append("search: one query at a time, its embedding included")
         return "\n".join(lines)
 
@@ -211,11 +209,21 @@ class Report:
         return self.only(lambda outcome: outcome.language == language)
 
     def _mean(self, value: Callable[[Outcome], float]) -> Interval | None:
+        groups = self._grouped(value, ("in",))
+        return clustered_mean(groups) if groups else None
+
+    def _share(self, holds: Callable[[Outcome], bool], scopes: Sequence[Scope]) -> Interval | None:
+        groups = self._grouped(holds, scopes)
+        if all(len(group) == 1 for group in groups):
+            return share([bool(group[0]) for group in groups]) if groups else None
+        return clustered_mean(groups)
+
+    def _grouped(self, value: Callable[[Outcome], float], scopes: Sequence[Scope]) -> list[list[float]]:
         groups: dict[tuple[bool, str], list[float]] = {}
         for outcome in self.outcomes:
-            if outcome.scope == "in":
-                groups.setdefault(_group(outcome.case), []).append(value(outcome))
-        return clustered_mean(list(groups.values())) if groups else None
+            if outcome.scope in scopes:
+                groups.setdefault(_group(outcome.case), []).append(float(value(outcome)))
+        return list(groups.values())
 
 
 def evaluate(index: Index, cases: Sequence[Case], progress: bool = False) -> Report:

@@ -42,6 +42,7 @@ def summary(
     cases: Sequence[Case],
     scored: Answers,
     tried: Mapping[str, dict[str, float]],
+    prompts: Mapping[str, str] | None = None,
     primary: str = PRIMARY,
     failed: Sequence[tuple[str, str]] = (),
     about: str = "",
@@ -52,7 +53,7 @@ def summary(
 ) -> Results:
     """What the answers of several arms come to; the first arm is the baseline, the second the candidate.
 
-    `primary` is the metric that decides; `failed` names cases and arms without an answer, which are left out of that
+    `prompts` are the arms' own, where they are not plain; `primary` is the metric that decides; `failed` names cases and arms without an answer, which are left out of that
     arm's comparisons.
     """
     arms = list(scored)
@@ -86,7 +87,10 @@ def summary(
             "languages": dict(Counter(_language(case) for case in cases)),
             "slices": dict(Counter(case.slice or "-" for case in cases)),
         },
-        arms=[_arm(arm, cases, scored[arm], tried.get(arm, {}), lost[arm]) for arm in arms],
+        arms=[
+            _arm(arm, cases, scored[arm], (prompts or {}).get(arm, "plain"), tried.get(arm, {}), lost[arm])
+            for arm in arms
+        ],
         comparisons=comparisons,
         interaction=_interaction(cases, scored, primary),
         slices=slices,
@@ -154,7 +158,14 @@ def _interaction(cases: Sequence[Case], scored: Answers, primary: str) -> dict[s
     return _corrected(found, primary)
 
 
-def _arm(name: str, cases: Sequence[Case], answers: Mapping[str, Scored], tried: dict[str, float], failed: int) -> Arm:
+def _arm(
+    name: str,
+    cases: Sequence[Case],
+    answers: Mapping[str, Scored],
+    prompt: str,
+    tried: dict[str, float],
+    failed: int,
+) -> Arm:
     metrics: dict[str, Interval] = {}
     for each in METRICS:
         groups: dict[str, list[float]] = {}
@@ -166,7 +177,7 @@ def _arm(name: str, cases: Sequence[Case], answers: Mapping[str, Scored], tried:
             metrics[each.name] = clustered_mean(list(groups.values()))
     return Arm(
         name=name,
-        prompt=max(tried, key=tried.__getitem__) if tried else "plain",
+        prompt=prompt,
         tried=tried,
         routes=dict(Counter(each.answer.route for each in answers.values())),
         metrics=metrics,

@@ -67,6 +67,8 @@ def split(document: Document, count_tokens: Callable[[str], int], max_tokens: in
         label = f"{title} > {heading}" if heading else title
         for start, end in _cut(plain, section, label, count_tokens, max_tokens):
             text = plain.text(start, end)
+            if not text:  # the answer to a question is a picture, or a line
+                continue
             name = content_id(document.path, heading, text)
             seen[name] += 1
             first, last = plain.source_span(start, end)

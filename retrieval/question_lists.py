@@ -16,7 +16,7 @@ from retrieval.readers import check_office, decoded, language, tags_of
 
 QUESTION = ("question", "q", "问题")
 TITLE = ("title", "标题")
-ANSWER = ("answer", "a", "text", "回答", "答案", "内容")
+ANSWER = ("answer", "a", "text", "body", "content", "回答", "答案", "内容")
 BODY = ("text", "body", "content", "内容")
 ID = ("id", "编号")
 CATEGORY = ("category", "topic", "intent", "分类", "主题")

@@ -48,7 +48,7 @@ export function addFeedback(answer, id) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const { reason, correction } = Object.fromEntries(new FormData(form));
-    const isSent = await send("down", reason ?? null, correction.trim() || null);
+    const isSent = await send("down", reason ?? null, correction.trim());
     show(!isSent);
     if (isSent) change.focus();
   });

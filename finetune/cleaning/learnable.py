@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from assistant.prompt import Message
-from assistant.redaction import Redactor, redacted_value
+from assistant.redaction import Redactor, json_value, redacted_value, without_private_fields
 from finetune.logs.conversations import Conversation
 from finetune.logs.shape import shape
 from finetune.turns import Source, Turn
@@ -137,11 +137,11 @@ def _redacted(
     """
     said = [*messages, Message("assistant", correction)] if correction else list(messages)
     calls = [call["function"].get("arguments") or "" for message in said for call in message.tool_calls]
-    stated: list[Any] = [{"customer_name": customer}, *(_fields(held) for held in calls)]
-    for value in [*stated, *(_fields(message.content) for message in said)]:
+    stated: list[Any] = [{"customer_name": customer}, *(json_value(held) for held in calls)]
+    for value in [*stated, *(json_value(message.content) for message in said)]:
         for name in dict.fromkeys(_names(value)):
             redactor.learn_names(_ANNOUNCED[language_of(name)].format(name))
-    texts = redactor.conversation([_without_private(message.content, redactor) for message in said])
+    texts = redactor.conversation([without_private_fields(message.content, redactor) for message in said])
     ids: dict[str, str] = {}
     return [
         replace(
@@ -153,16 +153,6 @@ def _redacted(
         )
         for message, text in zip(said, texts, strict=True)
     ]
-
-
-def _fields(text: str) -> Any:
-    """The JSON object or list that a text is; None if it is none."""
-    if not text.lstrip().startswith(("{", "[")):
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _names(value: Any) -> list[str]:
@@ -183,16 +173,6 @@ def _names(value: Any) -> list[str]:
         elif isinstance(held, str) and _NAME.search(field):
             found += [held, held.title()] if held.isupper() or held.islower() else [held]
     return found
-
-
-def _without_private(text: str, redactor: Redactor) -> str:
-    """`text`; if it is JSON, without what its fields say is personal, however it looks."""
-    value = _fields(text)
-    try:
-        redacted = redacted_value(value, redactor, private=True)
-    except RecursionError:  # nested too deep to be a tool's reply
-        return text
-    return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
 
 
 def _numbered(name: str, ids: dict[str, str]) -> str:

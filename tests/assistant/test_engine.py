@@ -99,6 +99,25 @@ def test_pieces_and_usage_of_a_stream(url: str) -> None:
     assert usage.prompt_tokens_id == tokens_id([5, 6, 7]) != tokens_id([5, 67])
 
 
+@pytest.mark.parametrize(
+    ("model", "error"), [("too long", InputError), ("no engine", EngineError), ("broken", EngineError), ("gone", None)]
+)
+def test_a_likelihood_that_an_engine_does_not_give_is_an_error_as_an_answer_is(
+    url: str, model: str, error: type[Exception] | None
+) -> None:
+    """The first of its two questions stood outside: the service answered 500."""
+
+    async def ask() -> None:
+        engine = Engine(url if error else f"http://127.0.0.1:{free_port()}")
+        try:
+            await engine.likelihood(model, QUESTION, "hello")
+        finally:
+            await engine.close()
+
+    with pytest.raises(error or EngineUnavailable):
+        asyncio.run(ask())
+
+
 def test_a_whole_answer_is_one_piece(url: str) -> None:
     usage = Usage()
     assert streamed(url, "good", usage, whole=True) == "Hello"

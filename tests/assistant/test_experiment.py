@@ -169,6 +169,7 @@ def test_before_the_start_and_after_the_end_nobody_is_in_an_arm(path: Path) -> N
         (FILE, "", "is wrong: Input should be a valid dictionary"),
         ("  rag: {", "  holdout: {", "'holdout' is what those without an arm are recorded as"),
         ("arms:", "arms: [", "cannot be read: while parsing"),
+        ("salt: 8f1c", "salt: 8f1c\nend: 2026-11-31T00:00:00+08:00", "cannot be read: day is out of range"),
     ],
 )
 def test_a_broken_file_is_refused_with_its_name_and_the_entry(path: Path, old: str, new: str, message: str) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.redaction import Redactor, redact, redact_article
+from assistant.redaction import Redactor, redact, redact_article, redacted_value
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -327,6 +327,9 @@ def test_an_iban_may_be_in_lower_case_or_before_many_words() -> None:
     [
         ("My name is John Smith and I need help", "My name is <NAME_1> and I need help"),
         ("account holder: JOHN SMITH", "account holder: <NAME_1>"),
+        ("BENEFICIARY: MARIA LOPEZ", "BENEFICIARY: <NAME_1>"),
+        ("PAYEE: JOHN SMITH", "PAYEE: <NAME_1>"),
+        ("SINCERELY,\nJOHN SMITH", "SINCERELY,\n<NAME_1>"),
         ("Dear Ms. Mary O'Neil-Jones, hi", "Dear Ms. <NAME_1>, hi"),
         ("Thanks.\nBest regards,\nJohn Smith", "Thanks.\nBest regards,\n<NAME_1>"),
         ("我叫王小明，付款失败", "我叫<NAME_1>，付款失败"),
@@ -366,6 +369,24 @@ def test_a_bare_name_is_one_after_the_question_for_it_and_then_everywhere() -> N
     assert Redactor().conversation(texts) == [texts[0], "yes its <NAME_1>", "Thank you, <NAME_1>"]
     assert Redactor().conversation(["请问您的姓名？", "李雷"]) == ["请问您的姓名？", "<NAME_1>"]
     assert Redactor().conversation(["Your name, please?", "I forgot it"])[1] == "I forgot it"
+
+
+@pytest.mark.parametrize(
+    ("said", "last"),
+    [
+        (("My name is Maria Lopez Garcia", "Payee: Maria Lopez", "Is Maria Lopez Garcia here?"), "Is <NAME_1> here?"),
+        (("我叫张伟明，你好", "姓名：张伟 电话", "张伟明在吗"), "<NAME_1>在吗"),
+    ],
+)
+def test_of_two_known_names_the_longer_one_is_found_whole(said: tuple[str, ...], last: str) -> None:
+    """The shorter one was taken out of the longer one, and the rest of it stayed."""
+    assert Redactor().conversation(said)[-1] == last
+
+
+def test_what_a_private_field_holds_is_private_however_deep() -> None:
+    value = {"recipient": {"first": "Maria", "last": ["Lopez"]}, "days": 5}
+    kept = {"recipient": {"first": "<PRIVATE>", "last": ["<PRIVATE>"]}, "days": 5}
+    assert redacted_value(value, Redactor(), private=True) == kept
 
 
 def test_names_in_articles_stay() -> None:

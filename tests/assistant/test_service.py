@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,9 @@ def test_what_tools_replied_is_part_of_the_prompt_and_cleared_of_cards(client: T
     *_, called, told = engine.seen
     assert json.loads(called.tool_calls[0]["function"]["arguments"]) == {"card": "<CARD_1>", "cvv": "<PRIVATE>"}
     assert told.content == "sent to <CARD_1>"
+    turns[-1]["content"] = '{"holder": "John Smith", "pin": "4821", "days": 5}'
+    client.post("/v1/chat/completions", json={"messages": turns})
+    assert json.loads(engine.seen[-1].content) == {"holder": "<PRIVATE>", "pin": "<PRIVATE>", "days": 5}
 
 
 def test_several_answers_in_a_stream_each_begin_and_end(client: TestClient) -> None:
@@ -454,6 +458,17 @@ def test_feedback_is_kept_with_its_reply(client: TestClient, tmp_path: Path) -> 
     assert client.post("/v1/feedback", json={"id": reply["id"], "thumb": None}).status_code == 201
     assert client.delete("/v1/customers/customer-7").json() == {"deleted": 1}
     assert client.post("/v1/feedback", json=opinion).status_code == 404
+
+
+def test_conversations_whose_ids_are_phones_stay_apart_and_unknown(client: TestClient, tmp_path: Path) -> None:
+    """Each was kept as <PHONE_1>, so that all customers were in one conversation."""
+    for phone in ("+86 138 0013 8000", "+86 139 0013 9000", "+86 138 0013 8000"):
+        client.post("/v1/chat/completions", json=body("refunds?", metadata={"conversation": phone}))
+    state = State(f"sqlite:///{tmp_path / 'state.db'}")
+    first, second, third = (it.conversation for it in state.transcripts(datetime(2020, 1, 1, tzinfo=UTC)))
+    state.close()
+    assert first == third != second
+    assert first is not None and second is not None and not {"13800138000", "<PHONE_1>"} & {first, second}
 
 
 def test_the_metrics_count_what_was_answered_and_pass_the_engines_on(client: TestClient) -> None:

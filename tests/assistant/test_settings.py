@@ -40,6 +40,7 @@ def test_by_default_one_question_in_twenty_may_be_missed_and_nothing_is_reranked
     [
         *(("PORT", "70000"), ("PORT", "http"), ("BASE_LANGUAGES", "en"), ("BASE_LANGUAGES", "[en"), ("PASSAGES", "0")),
         *(("FALSE_MISS_RATE", "0"), ("FALSE_MISS_RATE", "0.5"), ("FALSE_MISS_RATE", "5%"), ("SMALL_INDEX", "perhaps")),
+        *(("EMBED_ORIGINS", "https://shop.example"), ("RETENTION_DAYS", "999999")),
     ],
 )
 def test_a_value_that_cannot_be_is_an_input_error_that_names_the_variable(

@@ -283,6 +283,17 @@ def test_feedback_on_an_unknown_reply_says_so(state: State) -> None:
         state.feedback("\0\ud800", "up", None, None)
 
 
+def test_a_correction_is_taken_back_by_an_empty_one_or_by_thumb_up(state: State) -> None:
+    """It stayed, and the night learned it."""
+    state.record(REFUND)
+    state.feedback("chatcmpl-1", "down", "wrong", "60 days.")
+    state.feedback("chatcmpl-1", "down", None, "")
+    assert [line["feedback"] for line in state.export()] == [{"thumb": "down", "reason": "wrong"}]
+    state.feedback("chatcmpl-1", None, None, "60 days.")
+    state.feedback("chatcmpl-1", "up", None, None)
+    assert [line["feedback"] for line in state.export()] == [{"thumb": "up"}]
+
+
 def test_feedback_that_gives_nothing_is_refused(state: State) -> None:
     state.record(REFUND)
     with pytest.raises(InputError, match="the feedback is empty; give a thumb"):

@@ -64,8 +64,31 @@ def test_prompts_are_tried_on_every_language_and_kind_and_on_what_no_article_ans
 
 
 def test_a_prompt_that_is_named_alone_is_the_one_asked_with(url: str, stub: Any, tmp_path: Path) -> None:
-    run(url, tmp_path, prompts=("short",))
+    results = run(url, tmp_path, prompts=("short",))
+    assert [arm.prompt for arm in results.arms] == ["short", "short"]
     assert {way for way, _ in stub.asked} == {"rag@short", "rag+lora@short"}
+
+
+def test_a_card_number_in_a_case_reaches_no_file(url: str, tmp_path: Path) -> None:
+    card = "4111 1111 1111 1111"
+    told = Case(id="c0", query=f"My card {card} was charged?", facts=(card,), reference=f"Not {card}.")
+    results = run(url, tmp_path, cases=[told, *cases(20)[1:]])
+    files = [path for path in (tmp_path / results.id).iterdir() if path.is_file()]
+    assert len(files) >= 5 and not [path.name for path in files if card in path.read_text(encoding="utf-8")]
+    assert read_cases(tmp_path / results.id / "cases.jsonl")[0].query == "My card <CARD_1> was charged?"
+
+
+@pytest.mark.parametrize("plan", [{"primary": "fact"}, {"primary": "similarity", "prompts": ("plain", "short")}])
+def test_a_metric_that_cannot_decide_is_named_before_anything_is_asked(
+    url: str, stub: Any, tmp_path: Path, plan: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match="unknown primary metric '(fact|similarity)'; name one of facts, "):
+        run(url, tmp_path, development=cases(4), **plan)
+    assert not stub.asked
+
+
+def test_another_primary_metric_is_another_report(url: str, tmp_path: Path) -> None:
+    assert run(url, tmp_path).id != run(url, tmp_path, primary="grounded").id
 
 
 def test_one_arm_alone_cannot_be_compared(url: str, tmp_path: Path) -> None:

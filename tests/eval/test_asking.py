@@ -37,6 +37,12 @@ def test_what_was_answered_is_not_asked_again_even_under_another_id(url: str, st
     assert set(again.of("rag")) == {"other0", "other1", "other2"}
 
 
+def test_what_was_answered_is_known_by_another_name_of_the_same_way(url: str, stub: Any, tmp_path: Path) -> None:
+    Asker(url, tmp_path).ask(cases(2), ["rag"], progress=False)
+    again = Asker(url, tmp_path).ask(cases(2), ["rag@plain"], progress=False)
+    assert len(stub.asked) == 2 and set(again.of("rag@plain")) == {"c0", "c1"}
+
+
 def test_another_adapter_is_asked_again_only_where_it_answers(url: str, stub: Any, tmp_path: Path) -> None:
     Asker(url, tmp_path).ask(cases(1), ["rag", "rag+lora"], progress=False)
     stub.adapter = "adapter-2"

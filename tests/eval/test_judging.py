@@ -72,8 +72,11 @@ def evaluations(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
         (folder / "answers.jsonl").write_text(written(answers()))
         (folder / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in CASES))
+    night = tmp_path / "evaluations" / "night-1"  # has a report, and no answers of its own
+    night.mkdir()
     report = {"id": "e1", "at": "2026-01-31T12:00:00Z", "baseline": "rag", "candidate": "lora", "verdict": "better"}
-    (tmp_path / "evaluations" / "e1" / "report.json").write_text(json.dumps(report))
+    for folder in (tmp_path / "evaluations" / "e1", night):
+        (folder / "report.json").write_text(json.dumps(report))
     return tmp_path / "evaluations"
 
 
@@ -139,7 +142,7 @@ def judged(client: TestClient, judge: str, count: int) -> list[str]:
 
 def test_only_finished_evaluations_are_judged(client: TestClient) -> None:
     assert client.get("/judging/runs").json() == [{"id": "e1", "at": "2026-01-31T12:00:00Z"}]
-    for id in ("unfinished", "e2", "..", "%2e%2e"):
+    for id in ("unfinished", "night-1", "e2", "..", "%2e%2e"):
         assert client.get(f"/judging/runs/{id}/next", params={"judge": "anna"}).status_code == 404
 
 

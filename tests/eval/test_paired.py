@@ -135,6 +135,14 @@ def test_arms_that_never_differed_may_still_differ() -> None:
     assert (result.low, result.high) == pytest.approx((-0.137, 0.137), abs=0.0005)
 
 
+def test_a_loss_with_and_without_passages_leaves_the_interval_of_an_interaction_open() -> None:
+    """One -1 made it a point, where one +1 did not."""
+    lost = difference([Pair(-1.0, -1.0, "c0"), *(Pair(0.0, 0.0, f"c{n}") for n in range(1, 100))])
+    won = difference([Pair(1.0, 1.0, "c0"), *(Pair(0.0, 0.0, f"c{n}") for n in range(1, 100))])
+    assert lost is not None and won is not None
+    assert (lost.low, lost.high) == (won.low, won.high) and lost.low < 0 < lost.high
+
+
 def test_answers_of_one_likeness_do_not_differ_by_a_whole_point() -> None:
     result = difference([Pair(0.4, 0.4, f"c{n}") for n in range(20)])
     assert result is not None and (result.low, result.mean, result.high, result.p) == (0.0, 0.0, 0.0, 1.0)

@@ -143,6 +143,14 @@ def test_the_gate_is_measured_on_all_cases() -> None:
     assert 0 < low < 1 / 4 < high < 1
 
 
+def test_the_gate_is_not_surer_for_ten_wordings_of_two_questions() -> None:
+    alone = [case("a.md", "a.md"), case("x a.md !", "a.md")]
+    wordings = [case("a.md", "a.md", group="g")] * 10 + [case("x a.md !", "a.md", group="h")] * 10
+    apart, grouped = (evaluate(Shelf("a.md"), each).decided("miss", "in") for each in (alone * 10, wordings))
+    assert apart is not None and grouped is not None and apart.mean == grouped.mean
+    assert grouped.high - grouped.low > 2 * (apart.high - apart.low)
+
+
 def test_auroc_is_how_often_a_case_in_scope_is_the_more_probable_one() -> None:
     in_scope = [case("a.md !", "a.md"), case("a.md ?", "a.md")]
     report = evaluate(Shelf("a.md"), [*in_scope, case("near ?", scope="near"), case("far", scope="far")])

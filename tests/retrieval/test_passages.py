@@ -173,6 +173,12 @@ def test_an_entry_of_a_question_list_is_one_passage_without_headings() -> None:
     assert len(split(entry, count_words, 6)) == 2
 
 
+@pytest.mark.parametrize("answer", ["![menu](menu.png)", "<br>", "<!-- todo -->", "---", "***"])
+def test_an_answer_without_text_is_no_passage(answer: str) -> None:
+    """It ended the index in a traceback, or an empty passage the chat."""
+    assert split(Document("faq.csv#2", "Where?", "en", answer, "faq.csv#2", question=True), count_words, 100) == []
+
+
 def test_the_id_stays_when_other_parts_of_the_document_change() -> None:
     before, after = passages(TEXT), passages("# Refunds\n\nNew.\n\n" + TEXT[11:].replace("23:59", "12:00"))
     assert before[1].id == after[1].id and before[3].id == after[3].id

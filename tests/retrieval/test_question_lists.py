@@ -77,7 +77,17 @@ def test_a_chinese_header_in_gb18030_with_semicolons_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["question,answer", "Q,A", "title,text", "问题,回答", "标题,内容", " Question ,ANSWER"]
+    "header",
+    [
+        "question,answer",
+        "Q,A",
+        "title,text",
+        "title,content",
+        "title,body",
+        "问题,回答",
+        "标题,内容",
+        " Question ,ANSWER",
+    ],
 )
 def test_question_and_answer_may_have_several_names(header: str) -> None:
     (document,) = csv(f"{header}\nHow?,So.\n").documents
@@ -128,7 +138,7 @@ def test_a_header_without_questions_names_its_columns_and_the_accepted_ones() ->
         csv("frage,antwort\nWie?,So.\n")
     assert str(error.value) == (
         "no column of questions among frage, antwort; name one of question, q, 问题, title, 标题 in the first row, "
-        "and one of answer, a, text, 回答, 答案, 内容"
+        "and one of answer, a, text, body, content, 回答, 答案, 内容"
     )
 
 
