@@ -53,8 +53,8 @@ def summary(
 ) -> Results:
     """What the answers of several arms come to; the first arm is the baseline, the second the candidate.
 
-    `prompts` are the arms' own, where they are not plain; `primary` is the metric that decides; `failed` names cases and arms without an answer, which are left out of that
-    arm's comparisons.
+    `prompts` are the arms' own, where they are not plain. `primary` is the metric that decides; `failed` names cases
+    and arms without an answer, which are left out of that arm's comparisons.
     """
     arms = list(scored)
     baseline, candidate = arms[:2]

@@ -463,7 +463,8 @@ def test_feedback_is_kept_with_its_reply(client: TestClient, tmp_path: Path) -> 
 def test_conversations_whose_ids_are_phones_stay_apart_and_unknown(client: TestClient, tmp_path: Path) -> None:
     """Each was kept as <PHONE_1>, so that all customers were in one conversation."""
     for phone in ("+86 138 0013 8000", "+86 139 0013 9000", "+86 138 0013 8000"):
-        client.post("/v1/chat/completions", json=body("refunds?", metadata={"conversation": phone}))
+        reply = client.post("/v1/chat/completions", json=body("refunds?", metadata={"conversation": phone})).json()
+        client.post("/v1/feedback", json={"id": reply["id"], "thumb": "up"})  # it is on the disk by then
     state = State(f"sqlite:///{tmp_path / 'state.db'}")
     first, second, third = (it.conversation for it in state.transcripts(datetime(2020, 1, 1, tzinfo=UTC)))
     state.close()

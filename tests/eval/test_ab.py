@@ -82,7 +82,7 @@ def test_a_card_number_in_a_case_reaches_no_file(url: str, tmp_path: Path) -> No
 def test_a_metric_that_cannot_decide_is_named_before_anything_is_asked(
     url: str, stub: Any, tmp_path: Path, plan: dict[str, Any]
 ) -> None:
-    with pytest.raises(InputError, match="unknown primary metric '(fact|similarity)'; name one of facts, "):
+    with pytest.raises(InputError, match=r"unknown primary metric '(fact|similarity)'; name one of facts, "):
         run(url, tmp_path, development=cases(4), **plan)
     assert not stub.asked
 
