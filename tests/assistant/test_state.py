@@ -484,7 +484,7 @@ def test_recording_does_not_wait_for_a_database_that_is_locked(url: str, state: 
 
 def test_exported_lines_are_what_training_reads(state: State, tmp_path: Path) -> None:
     state.record(REFUND)
-    state.record(numbered(2, route="handoff", lang="zh"))
+    state.record(numbered(2, route="handoff"))
     state.feedback("chatcmpl-1", "down", "too long ago", "90 days.")
     path = tmp_path / "transcripts.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in state.export()))
@@ -493,7 +493,7 @@ def test_exported_lines_are_what_training_reads(state: State, tmp_path: Path) ->
     assert first.messages == (Message("user", "How long?"), Message("assistant", "180 days."))
     assert (first.at, first.origin) == (NOON, "assistant")
     assert (first.thumb, first.correction) == ("down", "90 days.")
-    assert (second.lang, second.thumb, second.correction) == ("zh", None, None)
+    assert (second.thumb, second.correction) == (None, None)
 
 
 def test_an_export_is_in_order_of_time_over_many_pages(state: State) -> None:
