@@ -46,6 +46,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "distractors and misses .15 each": {"distractors_share": 0.15, "none_share": 0.15},
     "no general instructions": {"general_share": 0.0},
     "with paraphrases": {"paraphrases": True},
+    "answers as logged": {"answers": "logged"},
 }
 SIZES = (40, 160, 640)
 """Answers that closed-book adapters learn."""

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from assistant import prompt
-from assistant.citations import LEAST_OVERLAP, numbers, overlap
+from assistant.citations import LEAST_OVERLAP, numbers, overlap, words
 from assistant.prompt import Message
 from finetune.cleaning.quality import abstains, core
 from finetune.recipe import Recipe
@@ -33,6 +33,8 @@ NO_ANSWER = {
 }
 LOGGED = ("retrieved", "inserted", "distractors", "none", "bare")
 """Kinds of examples that come of a logged answer."""
+_QUOTED = 3
+"""Sentences of an article at most, for one of an answer."""
 _STEP = re.compile(r"(?:^|(?<=\s))\d{1,2}[.)、](?=\s|[^\d\s])")
 """The number of a step."""
 _WORDINGS = {
@@ -128,7 +130,10 @@ def _supported(turn: Turn, search: Search, support: Passage, recipe: Recipe, cha
         kind = "inserted"
     if not _holds(turn, [passage.context for passage in retrieved]):
         return None
-    return Example(turn.conversation, tuple(retrieved), turn.answer, kind, turn.tools)
+    answer = turn.answer
+    if recipe.answers == "quoted" and turn.source != "correction" and not answer.tool_calls:
+        answer = replace(answer, content=quoted(answer.content, retrieved))
+    return Example(turn.conversation, tuple(retrieved), answer, kind, turn.tools)
 
 
 def _unsupported(turn: Turn, search: Search, answered: Search) -> Example | None:
@@ -149,6 +154,42 @@ def _holds(turn: Turn, known: Sequence[str]) -> bool:
     """Whether each figure of the answer stands in what is known, or is the customer's own, or numbers a step."""
     said = [message.content for message in turn.conversation if message.role in ("user", "tool")]
     return numbers(_STEP.sub("", turn.answer.content)) <= numbers(" ".join([*known, *said]))
+
+
+def quoted(answer: str, passages: Sequence[Passage]) -> str:
+    """The answer with each sentence that a passage supports in that passage's own words.
+
+    So the log teaches which sentences answer, and the article how they read; what no passage holds stays as it was
+    said. Copying is what a small base learns soonest.
+    """
+    joint = "" if language_of(answer) == "zh" else " "
+    said: set[str] = set()
+    lines = []
+    for line in answer.splitlines():
+        told = dict.fromkeys(each for sentence in sentences(line) for each in _source(sentence, passages))
+        new = [each for each in told if each not in said]
+        said.update(new)
+        if new:
+            step = _STEP.match(line)
+            lines.append((f"{step[0]} " if step else "") + joint.join(new))
+    return "\n".join(lines)
+
+
+def _source(sentence: str, passages: Sequence[Passage]) -> list[str]:
+    """The sentences of the one passage that supports `sentence` which do so together, in order; or `sentence`."""
+    best = max(passages, key=lambda passage: overlap(sentence, passage.context))
+    if overlap(sentence, best.context) < LEAST_OVERLAP or sentence.endswith(("?", "？")):
+        return [sentence]
+    left, wanted = sentences(best.text), words(sentence)
+    picked: list[str] = []
+    while left and len(picked) < _QUOTED and overlap(sentence, f"{best.label}\n{' '.join(picked)}") < LEAST_OVERLAP:
+        nearest = max(left, key=lambda line: len(words(line) & wanted))
+        picked.append(nearest)
+        left.remove(nearest)
+        wanted -= words(nearest)
+    if not picked or overlap(sentence, f"{best.label}\n{' '.join(picked)}") < LEAST_OVERLAP:
+        return [sentence]
+    return [line for line in sentences(best.text) if line in picked]
 
 
 def supporting(answer: str, search: Search) -> Passage | None:

@@ -65,6 +65,11 @@ class Recipe(BaseModel):
     none_share: float = Field(
         0.03, ge=0, le=1, description="Examples without any passage: the answer says that there is none."
     )
+    answers: Literal["logged", "quoted"] = Field(
+        "quoted",
+        description="Answers learned as agents wrote them, or with each sentence that a passage supports in that "
+        "passage's own words; corrections always as they were written.",
+    )
     general_share: float = Field(
         0.05, ge=0, lt=1, description="Examples of general instructions, against forgetting; share of all."
     )

@@ -27,7 +27,7 @@ from retrieval.encoder_files import Source
 from retrieval.errors import ModelError, StorageError
 from retrieval.files import alone, write_text
 from retrieval.onnx_encoder import FORMAT, ExportDamaged, OnnxEncoder, Precision, Vectors, cores, read_export
-from retrieval.onnx_export import NotExportable, TooLittleMemory, export
+from retrieval.onnx_export import NotExportable, TooLittleRoom, export
 from retrieval.torch_encoder import TorchEncoder
 
 Backend = Literal["torch", "onnx", "onnx-int8"]
@@ -237,7 +237,7 @@ def _measure(source: Source, here: str) -> tuple[Record, TorchEncoder]:
             measured = Measured(tuple(_runs(folder, loaded)))
         except NotExportable as error:
             measured = Measured(obstacle=str(error))
-            passing = isinstance(error, TooLittleMemory)
+            passing = isinstance(error, TooLittleRoom)
         for run in measured.runs:
             if not run.verified:
                 _log.warning(

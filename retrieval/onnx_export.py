@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import shutil
 import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -19,14 +20,16 @@ _OPSET = 17
 """The first with LayerNormalization as one operator."""
 _MEMORY = 6.5
 """What exporting takes, in sizes of the float32 weights; measured on 0.5 and 2.2 GB."""
+_DISK = 2.5
+"""What it writes, in the same: the model, its int8 copy, and what the quantiser keeps meanwhile."""
 
 
 class NotExportable(Exception):
     """There can be no export of this model; the message says why."""
 
 
-class TooLittleMemory(NotExportable):
-    """There can be none now."""
+class TooLittleRoom(NotExportable):
+    """There can be none now: too little memory or disk is free."""
 
 
 def export(encoder: TorchEncoder, name: str, target: Path) -> None:
@@ -34,17 +37,22 @@ def export(encoder: TorchEncoder, name: str, target: Path) -> None:
 
     Raises:
         NotExportable: It is no Transformer with mean or CLS pooling, or torch cannot export it.
-        TooLittleMemory: The kernel would kill this process.
+        TooLittleRoom: The kernel would kill this process, or the disk would be full.
         StorageError: The disk refused.
     """
     model = encoder.model
     obstacle = _obstacle(model)
     if obstacle:
         raise NotExportable(obstacle)
-    needed = _MEMORY * sum(weights.numel() * 4 for weights in model.parameters())
-    free = _free_bytes()
-    if needed > free:
-        raise TooLittleMemory(f"an ONNX export takes {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free")
+    size = sum(weights.numel() * 4 for weights in model.parameters())
+    for resource, needed, free in (
+        ("memory", _MEMORY * size, _free_bytes()),
+        ("disk", _DISK * size, shutil.disk_usage(target.parent).free),
+    ):
+        if needed > free:
+            raise TooLittleRoom(
+                f"an ONNX export takes {needed / 1e9:.1f} GB of {resource}, {free / 1e9:.1f} GB are free"
+            )
     try:
         with new_folder(target) as scratch:
             inputs = _write_fp32(model, scratch / "fp32")

@@ -1,14 +1,16 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from assistant.prompt import Message
 from assistant.redaction import redact
-from finetune.examples import NO_ANSWER, Example, examples, paraphrased
+from finetune.examples import NO_ANSWER, Example, examples, paraphrased, quoted
 from finetune.recipe import Recipe
 from finetune.turns import Turn
 from retrieval.build import build
 from retrieval.index import Index
+from retrieval.passages import Passage
 
 ARTICLES = {
     "refund.md": "# Refunds\n\nYou can request a refund within 90 days.\n",
@@ -123,6 +125,55 @@ def test_a_call_of_a_tool_is_never_replaced_by_saying_that_there_is_no_answer(in
     logged = Turn((Message("user", ASKED),), call, "logs.jsonl:1", tools=({"type": "function"},))
     (example,) = made(index, logged, recipe=Recipe(none_share=1, distractors_share=0))
     assert (example.answer, example.tools) == (call, logged.tools)
+
+
+def passage(text: str, title: str = "Settlements") -> Passage:
+    return Passage("p", "p.md", "p", title, "", text, "zh" if "。" in text else "en", 0, len(text), "line 3")
+
+
+RESERVE = passage("We hold 8% of each settlement. It is released after 120 days.\n1. Open Settlement > Reserve.")
+
+
+def test_an_answer_is_learned_in_the_words_of_the_passage_that_supports_it() -> None:
+    said = "You see 8% of each settlement that we hold. Please bear with us. Anything else?"
+    assert quoted(said, [passage("A card costs 5 EUR.", "Cards"), RESERVE]) == (
+        "We hold 8% of each settlement. Please bear with us. Anything else?"
+    )
+
+
+def test_a_sentence_with_the_figures_of_two_takes_both_in_order_and_each_once() -> None:
+    said = "After 120 days we release the 8% of each settlement. So the settlement is released after 120 days."
+    assert quoted(said, [RESERVE]) == "We hold 8% of each settlement. It is released after 120 days."
+
+
+def test_steps_keep_their_numbers_and_lines() -> None:
+    assert quoted("Like this:\n1. In Settlement open Reserve.\n2. Wait a little.", [RESERVE]) == (
+        "Like this:\n1. Open Settlement > Reserve.\n2. Wait a little."
+    )
+
+
+def test_chinese_sentences_stand_without_a_space_between() -> None:
+    held = passage("每笔结算预留 8%。预留款在 120 天后释放。", "结算预留款")
+    assert quoted("每笔结算会预留 8%。预留款 120 天后释放。还有什么可以帮您？", [held]) == (
+        "每笔结算预留 8%。预留款在 120 天后释放。还有什么可以帮您？"
+    )
+
+
+def test_what_no_single_passage_supports_stays_as_it_was_said() -> None:
+    said = "We hold 9% of each settlement. Do we hold 8% of each settlement?"
+    assert quoted(said, [RESERVE, passage("A card costs 9% at most.", "Cards")]) == said
+
+
+@pytest.mark.parametrize("answers", ["quoted", "logged"])
+@pytest.mark.parametrize("source", ["agent", "correction"])
+def test_agents_answers_are_quoted_as_the_recipe_says_and_corrections_never(
+    index: Index, answers: str, source: str
+) -> None:
+    said = "Within 90 days you request a refund."
+    logged = dataclasses.replace(turn(ASKED, said), source=source)
+    (example,) = made(index, logged, recipe=PLAIN.model_copy(update={"answers": answers}))
+    changes = (answers, source) == ("quoted", "agent")
+    assert example.answer.content == ("You can request a refund within 90 days." if changes else said)
 
 
 def test_without_an_index_the_pairs_are_bare() -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -244,14 +246,23 @@ def test_a_gpu_runs_torch_and_nothing_is_exported(
     assert not (tmp_path / "models").exists()
 
 
-def test_too_little_memory_for_an_export_is_no_lasting_obstacle(
-    tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("resource", ["memory", "disk"])
+def test_too_little_room_for_an_export_is_no_lasting_obstacle(
+    tiny: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    resource: str,
 ) -> None:
-    """Exporting takes several times the model's size; the kernel would end the process without a word."""
+    """It takes several times the model's size: the kernel would end the process, torch leave half a file, both mute."""
+    little: dict[str, tuple[Any, str, Any]] = {
+        "memory": (onnx_export, "_free_bytes", lambda: 1e4),
+        "disk": (shutil, "disk_usage", lambda _: SimpleNamespace(free=1e4)),
+    }
     with caplog.at_level(logging.INFO, "retrieval"), monkeypatch.context() as patch:
-        patch.setattr(onnx_export, "_free_bytes", lambda: 10_000.0)
+        patch.setattr(*little[resource])
         assert Encoder(str(tiny[0]), tmp_path / "models").backend == "torch"
-    assert "an ONNX export takes 0.0 GB of memory, 0.0 GB are free" in caplog.text
+    assert f"an ONNX export takes 0.0 GB of {resource}, 0.0 GB are free" in caplog.text
     assert Encoder(str(tiny[0]), tmp_path / "models", "onnx").backend == "onnx"
 
 
