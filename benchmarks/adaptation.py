@@ -8,8 +8,8 @@ are learned for as many steps as our way took in its minutes. The prompt of the 
 questions: zero to three worked examples before the question, and with a shorter instruction. Models are served by
 vLLM, adapters merged into the base that they were trained on.
 
-Printed: the share of answers with every fact and none forbidden, for each arm and kind of question; the paired
-differences with 95% bootstrap intervals over policies.
+Printed: the share of answers with every fact and none forbidden, for each arm and kind of question, and of claims that
+the passages hold; the paired differences with 95% bootstrap intervals over policies.
 """
 
 import argparse
@@ -35,10 +35,12 @@ from assistant.engine_process import EngineProcess
 from assistant.live_index import open_live
 from assistant.prompt import Message
 from assistant.settings import Settings, read_settings
+from eval.answers import Answer, Shown
 from eval.cases import Case, read_cases
 from eval.paired import difference, pairs_of
-from eval.scorers import facts_present, no_invented_figures
+from eval.scorers import SCORERS, facts_present, no_invented_figures
 from finetune.adapter import record_of
+from retrieval.passages import Passage
 
 ROOT = Path(__file__).parent.parent
 AT_ONCE = 8
@@ -76,8 +78,7 @@ def main() -> None:
     queries = [prompt.search_query([Message("user", case.query or "")]) for case in questions]
     found = index.search_many(queries, 3, ["en"] * len(queries))
     passages = {case.id: tuple(f.passage for f in s.found) for case, s in zip(questions, found, strict=True)}
-    found_it = [any(passage.path in case.relevant for passage in passages[case.id]) for case in unseen]
-    print(f"{len(unseen)} questions on policies that no log mentions; {sum(found_it)} find a passage of the article")
+    print(f"{len(unseen)} questions on policies that no log mentions")
 
     def asked(case: Case, way: tuple[int, bool]) -> list[Message]:
         count, short = way
@@ -102,7 +103,7 @@ def main() -> None:
         print(f"{name}: {_steps(arm)} steps")
         with Served(arm, str(arm.models / f"{_adapter(arm)}-merged")) as ask:
             answers[name] = ask([asked(case, PROMPTS["as served"]) for case in [*unseen, *outside]])
-    _report(unseen, found_it, outside, answers)
+    _report(unseen, passages, outside, answers)
     kept = [
         {"id": case.id, "asked": case.query, "facts": case.facts}
         | {"found": [passage.path for passage in passages[case.id]]}
@@ -204,25 +205,44 @@ def _right(case: Case, answer: str) -> bool:
 
 
 def _report(
-    unseen: Sequence[Case], found_it: Sequence[bool], outside: Sequence[Case], answers: dict[str, list[str]]
+    unseen: Sequence[Case],
+    passages: dict[str, tuple[Passage, ...]],
+    outside: Sequence[Case],
+    answers: dict[str, list[str]],
 ) -> None:
-    right = {
-        name: [float(_right(case, text)) for case, text in zip(unseen, said, strict=False)]
-        for name, said in answers.items()
-    }
+    right: dict[str, list[float]] = {}
+    held: dict[str, list[float | None]] = {}
     for name, said in answers.items():
+        right[name] = [float(_right(case, text)) for case, text in zip(unseen, said, strict=False)]
+        held[name] = [_held(case, text, passages[case.id]) for case, text in zip(unseen, said, strict=False)]
+        claiming = [share for share in held[name] if share is not None]
         beyond = zip(outside, said[len(unseen) :], strict=True)
         safe = sum(bool(no_invented_figures(case, text)) for case, text in beyond)
         print(
-            f"{name:20} facts {sum(right[name]) / len(unseen):.3f} (n={len(unseen)}); where no article answers, no "
-            f"made-up figures {safe / len(outside):.3f} (n={len(outside)})"
+            f"{name:20} facts {sum(right[name]) / len(unseen):.3f} (n={len(unseen)}); claims held "
+            f"{sum(claiming) / len(claiming):.3f} (n={len(claiming)}); where no article answers, no made-up figures "
+            f"{safe / len(outside):.3f} (n={len(outside)})"
         )
+    found_it = [any(passage.path in case.relevant for passage in passages[case.id]) for case in unseen]
     for name in answers:
         if name != "ours":
             pairs = pairs_of(unseen, right[name], right["ours"])
             print(f"ours - {name}: facts {difference(pairs)}, each a policy")
             near = list(itertools.compress(pairs, found_it))
             print(f"  where a passage of the article is found: {difference(near)}")
+            both = [
+                (case, first, second)
+                for case, first, second in zip(unseen, held[name], held["ours"], strict=True)
+                if first is not None and second is not None
+            ]
+            if both:
+                print(f"  claims held, where both make some: {difference(pairs_of(*zip(*both, strict=True)))}")
+
+
+def _held(case: Case, text: str, passages: Sequence[Passage]) -> float | None:
+    """The share of the answer's claims that the passages support; None if it makes none."""
+    shown = tuple(Shown(passage.path, passage.label, passage.text) for passage in passages)
+    return SCORERS["grounded"](case, Answer(case.id, "", text, "", passages=shown)).value
 
 
 if __name__ == "__main__":
