@@ -4,6 +4,7 @@ An adapter trained without passages can make answers from passages worse (Zhang 
 2403.10131, table 1). So each logged answer is paired with what our own index returns for its question.
 """
 
+import itertools
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ NO_ANSWER = {
 LOGGED = ("retrieved", "inserted", "distractors", "none", "bare")
 """Kinds of examples that come of a logged answer."""
 _QUOTED = 3
-"""Sentences of an article at most, for one of an answer."""
+"""Sentences of a passage at most, for one of an answer."""
 _STEP = re.compile(r"(?:^|(?<=\s))\d{1,2}[.)、](?=\s|[^\d\s])")
 """The number of a step."""
 _WORDINGS = {
@@ -157,7 +158,7 @@ def _holds(turn: Turn, known: Sequence[str]) -> bool:
 
 
 def quoted(answer: str, passages: Sequence[Passage]) -> str:
-    """The answer with each sentence that a passage supports in that passage's own words.
+    """The answer with each sentence that a passage supports in that passage's own words; steps are told to the end.
 
     So the log teaches which sentences answer, and the article how they read; what no passage holds stays as it was
     said. Copying is what a small base learns soonest.
@@ -170,26 +171,36 @@ def quoted(answer: str, passages: Sequence[Passage]) -> str:
         new = [each for each in told if each not in said]
         said.update(new)
         if new:
-            step = _STEP.match(line)
+            step = _STEP.match(line) if new[0] in line else None
             lines.append((f"{step[0]} " if step else "") + joint.join(new))
-    return "\n".join(lines)
+    return re.sub(r"[^\S\n]*\n\s*", "\n", "\n".join(lines)).strip()
 
 
 def _source(sentence: str, passages: Sequence[Passage]) -> list[str]:
-    """The sentences of the one passage that supports `sentence` which do so together, in order; or `sentence`."""
+    """What of the one passage that supports `sentence` does so together, in order; or `sentence`."""
     best = max(passages, key=lambda passage: overlap(sentence, passage.context))
     if overlap(sentence, best.context) < LEAST_OVERLAP or sentence.endswith(("?", "？")):
         return [sentence]
-    left, wanted = sentences(best.text), words(sentence)
-    picked: list[str] = []
-    while left and len(picked) < _QUOTED and overlap(sentence, f"{best.label}\n{' '.join(picked)}") < LEAST_OVERLAP:
-        nearest = max(left, key=lambda line: len(words(line) & wanted))
+    parts, wanted = _parts(best.text), words(sentence)
+    left, picked = list(parts), [best.label]
+    while overlap(sentence, "\n".join(picked)) < LEAST_OVERLAP or len(picked) == 1:
+        if not left or len(picked) > _QUOTED:
+            return [sentence]
+        nearest = max(left, key=lambda part: len(words(part) & wanted))
         picked.append(nearest)
         left.remove(nearest)
         wanted -= words(nearest)
-    if not picked or overlap(sentence, f"{best.label}\n{' '.join(picked)}") < LEAST_OVERLAP:
-        return [sentence]
-    return [line for line in sentences(best.text) if line in picked]
+    return [part for part in parts if part in picked[1:]]
+
+
+def _parts(text: str) -> list[str]:
+    """The sentences of a passage; numbered steps are one part, on lines of their own."""
+    parts: list[str] = []
+    lines = filter(None, map(str.strip, text.splitlines()))
+    for steps, run in itertools.groupby(lines, key=lambda line: bool(_STEP.match(line))):
+        told = "\n".join(run)
+        parts += [f"\n{told}\n"] if steps else sentences(told)
+    return parts
 
 
 def supporting(answer: str, search: Search) -> Passage | None:
