@@ -32,6 +32,8 @@ from retrieval.errors import InputError
 
 _TOGETHER = 8
 """Rows that are computed at once."""
+_COMPARED = 12
+"""Answers of vLLM and of peft."""
 _ANSWER_TOKENS = 48
 _SECRET_TOKENS = 24
 """Tokens that a completion of a canary may take."""
@@ -160,7 +162,7 @@ def measure(adapters: Path, name: str, runs: Path, models: Path, progress: bool 
     )
 
 
-def parity(settings: Settings, name: str, count: int = 12) -> Parity:
+def parity(settings: Settings, name: str) -> Parity:
     """Answer held-out prompts by vLLM and by peft, both in fp32 on the weights that serve.
 
     Raises:
@@ -174,7 +176,7 @@ def parity(settings: Settings, name: str, count: int = 12) -> Parity:
     recipe = Recipe.model_validate(record["recipe"])
     refused = unservable(recipe.peft_fields)
     held = rows(settings.runs / record.get("run", ""), "validation")
-    kept = [row for row in held if len(row["ids"]) + _ANSWER_TOKENS <= settings.engine_max_tokens][:count]
+    kept = [row for row in held if len(row["ids"]) + _ANSWER_TOKENS <= settings.engine_max_tokens][:_COMPARED]
     if refused or not kept:
         raise InputError(f"{name} cannot be compared: {refused or 'its run held no answers out, or is gone'}")
     base = served_folder(record["base"], settings.models, recipe.quantize)

@@ -26,7 +26,6 @@ _MOST_CHARACTERS = 300
 _MOST_CLUSTERS = 60
 _STRUCTURE = 0.1
 """Mean silhouette under which questions have nothing in common."""
-_SEED = 7
 
 
 class Encoder(Protocol):
@@ -137,7 +136,7 @@ def _parts(vectors: Vectors) -> npt.NDArray[np.int64]:
 
     best, parts = _STRUCTURE, np.arange(len(vectors), dtype=np.int64)
     for count in range(2, min(_MOST_CLUSTERS, len(vectors) - 1) + 1):
-        labels = clusters(vectors, count, _SEED)
+        labels = clusters(vectors, count)
         score = float(silhouette_score(vectors, labels))
         if score > best:
             best, parts = score, labels

@@ -22,6 +22,7 @@ EXAMPLES = 3
 _LABEL_TERMS = 4
 _CLUSTERED_WHOLE = 4_000
 """Turns up to which Ward's tree, whose time and memory grow with the square, is made of the turns themselves."""
+_SEED = 7
 _CENTRES = 1_000
 _TERM = re.compile(r"[a-z]{3,}|[\u3400-\u9fff]{2,}")
 
@@ -42,9 +43,7 @@ class Topic:
         return len(self.members)
 
 
-def topics(
-    turns: Sequence[Turn], embed: Callable[[list[str]], Vectors], most: int = MOST_TOPICS, seed: int = 7
-) -> list[Topic]:
+def topics(turns: Sequence[Turn], embed: Callable[[list[str]], Vectors], most: int = MOST_TOPICS) -> list[Topic]:
     """Cluster the turns by question and answer: at most `most` topics, and at most √(turns/2); the largest first.
 
     `embed` makes unit vectors, float32 of shape (n, d). What each language has in common is taken off, so that a
@@ -56,7 +55,7 @@ def topics(
     texts = [f"{turn.question}\n{core(turn.answer.content)}" for turn in turns]
     order = sorted(range(len(turns)), key=lambda i: (texts[i], turns[i].place))  # whatever order they came in
     vectors = _without_language(embed([texts[i] for i in order]), [texts[i] for i in order])
-    labels = clusters(vectors, min(most, max(1, round(math.sqrt(len(turns) / 2)))), seed)
+    labels = clusters(vectors, min(most, max(1, round(math.sqrt(len(turns) / 2)))))
     members = []
     for label in np.unique(labels):
         at = np.flatnonzero(labels == label)
@@ -116,7 +115,7 @@ def _without_language(vectors: Vectors, texts: Sequence[str]) -> Vectors:
     return unit
 
 
-def clusters(vectors: Vectors, count: int, seed: int) -> npt.NDArray[np.int64]:
+def clusters(vectors: Vectors, count: int) -> npt.NDArray[np.int64]:
     """The number, under `count`, of each vector's cluster: Ward's method."""
     from sklearn.cluster import AgglomerativeClustering, MiniBatchKMeans
 
@@ -125,7 +124,7 @@ def clusters(vectors: Vectors, count: int, seed: int) -> npt.NDArray[np.int64]:
     ward = AgglomerativeClustering(count, linkage="ward")
     if len(vectors) <= _CLUSTERED_WHOLE:
         return np.asarray(ward.fit_predict(vectors), dtype=np.int64)
-    means = MiniBatchKMeans(_CENTRES, random_state=seed, n_init=1).fit(vectors)
+    means = MiniBatchKMeans(_CENTRES, random_state=_SEED, n_init=1).fit(vectors)
     return np.asarray(ward.fit_predict(means.cluster_centers_)[means.labels_], dtype=np.int64)
 
 
