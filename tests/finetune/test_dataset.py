@@ -19,7 +19,7 @@ from finetune.recipe import Recipe
 from retrieval.build import build
 from retrieval.index import Index
 
-PLAIN = Recipe(none_share=0, distractors_share=0, general_share=0, canaries=0, validation_most=0)
+PLAIN = Recipe(none_share=0, distractors_share=0, answers="logged", general_share=0, canaries=0, validation_most=0)
 ARTICLE = "# Refunds\n\nYou can request a refund within 90 days.\n"
 TOLD = "You can request a refund within 90 days."
 QUESTIONS = [
