@@ -20,7 +20,7 @@ from finetune.cleaning.quality import abstains, core
 from finetune.recipe import Recipe
 from finetune.turns import Turn
 from retrieval.index import Index, Query, Search
-from retrieval.language import Language, language_of, sentences
+from retrieval.language import LIST_MARKER, Language, language_of, sentences
 from retrieval.passages import Passage
 
 _TOGETHER = 64
@@ -171,9 +171,11 @@ def quoted(answer: str, passages: Sequence[Passage]) -> str:
         new = [each for each in told if each not in said]
         said.update(new)
         if new:
-            step = _STEP.match(line) if new[0] in line else None
-            lines.append((f"{step[0]} " if step else "") + joint.join(new))
-    return re.sub(r"[^\S\n]*\n\s*", "\n", "\n".join(lines)).strip()
+            item = None if new[0].startswith("\n") else LIST_MARKER.match(line)
+            lines.append(((item[0] if item else "") + joint.join(new)).strip())
+        elif not told:
+            lines.append("")
+    return re.sub(r"[^\S\n]*\n[^\S\n]*", "\n", "\n".join(lines)).strip()
 
 
 def _source(sentence: str, passages: Sequence[Passage]) -> list[str]:

@@ -8,7 +8,7 @@ Language = Literal["en", "zh"]
 
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_]")
-_LIST_MARKER = re.compile(r"^\s*(?:[-*+•]|\d+[.)])\s+")
+LIST_MARKER = re.compile(r"^\s*(?:[-*+•]|\d+[.)])\s+")
 _SENTENCE_END = re.compile(r"(?:[。！？!?]+[”’\"')）」]*|\.+[”’\"')）」]*(?=\s|$))")
 
 
@@ -44,7 +44,7 @@ def sentences(text: str) -> list[str]:
     """
     found = []
     for line in text.splitlines():
-        line, start = _LIST_MARKER.sub("", line), 0
+        line, start = LIST_MARKER.sub("", line), 0
         for end in _SENTENCE_END.finditer(line):
             found.append(line[start : end.end()])
             start = end.end()

@@ -156,7 +156,20 @@ def test_steps_are_told_to_the_end_on_lines_of_their_own() -> None:
         f"{steps}\nIt takes 4 days. Anything else?"
     )
     assert quoted("Like this:\n1. In Settlement open Reserve.\n2. Tap the Review.", [held]) == f"Like this:\n{steps}"
-    assert quoted("1. Be patient.\n2. Have tea.", [held]) == "1. Be patient.\n2. Have tea."
+
+
+@pytest.mark.parametrize(
+    ("said", "learned"),
+    [
+        ("1. Be patient.\n2. Have tea.", "1. Be patient.\n2. Have tea."),
+        ("So:\n\n- 8% of settlement: we hold that.\n* Be calm.", "So:\n\n- We hold 8% of each settlement.\n* Be calm."),
+        ("We hold 8% of settlement.\n\nBe calm. Be kind.", "We hold 8% of each settlement.\n\nBe calm. Be kind."),
+        ("-5% is what you lose.", "-5% is what you lose."),
+        ("1、等一等。", "1、等一等。"),
+    ],
+)
+def test_lists_and_paragraphs_keep_their_form(said: str, learned: str) -> None:
+    assert quoted(said, [RESERVE]) == learned
 
 
 def test_chinese_sentences_stand_without_a_space_between() -> None:
