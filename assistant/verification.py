@@ -10,9 +10,12 @@ from collections.abc import Set
 from assistant.citations import MARKER, Citer
 from assistant.figures import Figure, unsupported
 from assistant.redaction import redact
+from retrieval.language import LIST_MARKER
 
 _CLOSING = "”’\"')"
 _SENTENCE_END = re.compile(rf"[.!?][{_CLOSING}]*(?=\s)|[。！？]|\n")
+_STEP = re.compile(r"\s*\d{1,2}\.")
+"""The number of a step, whose full stop ends no sentence."""
 _DIGIT = re.compile(r"\d")
 _UNDECIDED = re.compile(r"(?:\d[ .·-]?)+$|[^\S\n]*(?:\[\d*)?$")
 """What may go on as a number or as a marker."""
@@ -69,6 +72,9 @@ class Verifier:
             self._sentence = _LONG_NUMBER.sub(lambda number: redact(number[0]), self._sentence)
         ready = ""
         while end := _SENTENCE_END.search(self._sentence, self._scanned):
+            if _STEP.fullmatch(self._sentence, 0, end.end()):
+                self._scanned = end.end()
+                continue
             stop = end.start() if end[0] == "\n" else end.end()
             ready += self._judged(self._sentence[:stop]) + self._sentence[stop : end.end()]
             self._sentence, self._sent, self._scanned = self._sentence[end.end() :], 0, 0
@@ -83,8 +89,9 @@ class Verifier:
 
     def _judged(self, sentence: str) -> str:
         """The rest of `sentence`, with its marker."""
-        invented = unsupported(sentence, self._known)
-        number = self._citer.cite(sentence)
+        claim = LIST_MARKER.sub("", sentence)
+        invented = unsupported(claim, self._known)
+        number = self._citer.cite(claim)
         if number is None:
             self.dropped += self._claimed
         self._claimed = 0

@@ -172,10 +172,10 @@ def quoted(answer: str, passages: Sequence[Passage]) -> str:
         said.update(new)
         if new:
             item = None if new[0].startswith("\n") else LIST_MARKER.match(line)
-            lines.append(((item[0] if item else "") + joint.join(new)).strip())
+            lines.append((item[0] if item else "") + joint.join(new))
         elif not told:
             lines.append("")
-    return re.sub(r"[^\S\n]*\n[^\S\n]*", "\n", "\n".join(lines)).strip()
+    return re.sub(r"[^\S\n]*\n[^\S\n]*", "\n", re.sub(r"\n\s*\n", "\n\n", "\n".join(lines))).strip()
 
 
 def _source(sentence: str, passages: Sequence[Passage]) -> list[str]:
@@ -196,12 +196,12 @@ def _source(sentence: str, passages: Sequence[Passage]) -> list[str]:
 
 
 def _parts(text: str) -> list[str]:
-    """The sentences of a passage; numbered steps are one part, on lines of their own."""
+    """The sentences of a passage; numbered steps are one part, a paragraph of its own."""
     parts: list[str] = []
     lines = filter(None, map(str.strip, text.splitlines()))
     for steps, run in itertools.groupby(lines, key=lambda line: bool(_STEP.match(line))):
         told = "\n".join(run)
-        parts += [f"\n{told}\n"] if steps else sentences(told)
+        parts += [f"\n{told}\n\n"] if steps else sentences(told)
     return parts
 
 

@@ -32,6 +32,12 @@ def judged(pieces: Sequence[str], instead: str | None = None) -> tuple[str, Veri
         (["A refund takes 90 days ", "[7]."], "A refund takes 90 days. [1]"),
         (["A refund takes 90 days", "[123", "]."], "A refund takes 90 days. [1]"),
         (["The fee is 2", ".", "5 EUR."], "The fee is 2.5 EUR."),
+        (["1", ". A refund takes 90 days. ", "\n2. Bye"], "1. A refund takes 90 days. [1] \n2. Bye"),
+        (
+            ["So:\n2. The fee is 2 EUR.\n10. ", "It takes 90 days"],
+            "So:\n2. The fee is 2 EUR. [1]\n10. It takes 90 days [1]",
+        ),
+        (["It takes 90. Bye"], "It takes 90. [1] Bye"),
         (["Is it 90 days? A list [a"], "Is it 90 days? A list [a"),
         (["Use card 4111", " 1111 1111", " 1111 now"], "Use card <CARD_1> now"),
         (["Use card 41", "11111111111111"], "Use card <CARD_1>"),
@@ -50,6 +56,7 @@ def test_markers_are_ours_and_only_ours(pieces: list[str], text: str) -> None:
         "退款。 A refund takes 90 days！[1]The fee is 2 EUR [1][2]. [ 3] [4",
         "Card 4111 1111 1111 1111, or 4111-1111-1111-1111. 4111111111111111",
         "A refund takes 90 days.  \n",
+        "Like this:\n1. A refund takes 90 days. Or 3.\n 2. The fee is 2 EUR\n3.\n4. 5. Bye",
     ],
 )
 @pytest.mark.parametrize("instead", [None, "(left out)"])

@@ -146,16 +146,16 @@ def test_a_sentence_with_the_figures_of_two_takes_both_in_order_and_each_once() 
     assert quoted(said, [RESERVE]) == "We hold 8% of each settlement. It is released after 120 days."
 
 
-def test_steps_are_told_to_the_end_on_lines_of_their_own() -> None:
+def test_steps_are_told_to_the_end_in_a_paragraph_of_their_own() -> None:
     """An answer of some steps alone leads nowhere."""
     held = passage(
         "Ask for a review.\n\n1. Open Settlement > Reserve.\n2. Tap Review.\n3. Send it.\n\nIt takes 4 days."
     )
     steps = "1. Open Settlement > Reserve.\n2. Tap Review.\n3. Send it."
     assert quoted("In Settlement open Reserve. It takes 4 days. Anything else?", [held]) == (
-        f"{steps}\nIt takes 4 days. Anything else?"
+        f"{steps}\n\nIt takes 4 days. Anything else?"
     )
-    assert quoted("Like this:\n1. In Settlement open Reserve.\n2. Tap the Review.", [held]) == f"Like this:\n{steps}"
+    assert quoted("Like this:\n1. In Settlement open Reserve.\n2. Tap the Review.", [held]) == f"Like this:\n\n{steps}"
 
 
 @pytest.mark.parametrize(
