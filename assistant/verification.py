@@ -89,9 +89,8 @@ class Verifier:
 
     def _judged(self, sentence: str) -> str:
         """The rest of `sentence`, with its marker."""
-        claim = LIST_MARKER.sub("", sentence)
-        invented = unsupported(claim, self._known)
-        number = self._citer.cite(claim)
+        invented = unsupported(sentence, self._known)
+        number = self._citer.cite(LIST_MARKER.sub("", sentence))
         if number is None:
             self.dropped += self._claimed
         self._claimed = 0

@@ -103,7 +103,6 @@ def main() -> None:
         print(f"{name}: {_steps(arm)} steps")
         with Served(arm, str(arm.models / f"{_adapter(arm)}-merged")) as ask:
             answers[name] = ask([asked(case, PROMPTS["as served"]) for case in [*unseen, *outside]])
-    _report(unseen, passages, outside, answers)
     kept = [
         {"id": case.id, "asked": case.query, "facts": case.facts}
         | {"found": [passage.path for passage in passages[case.id]]}
@@ -112,6 +111,7 @@ def main() -> None:
     ]
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
     (options.work / "answers.jsonl").write_text(lines, encoding="utf-8")
+    _report(unseen, passages, outside, answers)
 
 
 def sample(work: Path) -> list[Case]:
@@ -220,8 +220,8 @@ def _report(
         safe = sum(bool(no_invented_figures(case, text)) for case, text in beyond)
         print(
             f"{name:20} facts {sum(right[name]) / len(unseen):.3f} (n={len(unseen)}); claims held "
-            f"{sum(claiming) / len(claiming):.3f} (n={len(claiming)}); where no article answers, no made-up figures "
-            f"{safe / len(outside):.3f} (n={len(outside)})"
+            f"{sum(claiming) / max(1, len(claiming)):.3f} (n={len(claiming)}); where no article answers, no made-up "
+            f"figures {safe / len(outside):.3f} (n={len(outside)})"
         )
     found_it = [any(passage.path in case.relevant for passage in passages[case.id]) for case in unseen]
     for name in answers:

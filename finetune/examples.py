@@ -20,7 +20,7 @@ from finetune.cleaning.quality import abstains, core
 from finetune.recipe import Recipe
 from finetune.turns import Turn
 from retrieval.index import Index, Query, Search
-from retrieval.language import LIST_MARKER, Language, language_of, sentences
+from retrieval.language import Language, language_of, sentences
 from retrieval.passages import Passage
 
 _TOGETHER = 64
@@ -35,7 +35,7 @@ NO_ANSWER = {
 LOGGED = ("retrieved", "inserted", "distractors", "none", "bare")
 """Kinds of examples that come of a logged answer."""
 _QUOTED = 3
-"""Sentences of a passage at most, for one of an answer."""
+"""Parts of a passage at most, for one sentence of an answer."""
 _STEP = re.compile(r"(?:^|(?<=\s))\d{1,2}[.)、](?=\s|[^\d\s])")
 """The number of a step."""
 _WORDINGS = {
@@ -132,8 +132,9 @@ def _supported(turn: Turn, search: Search, support: Passage, recipe: Recipe, cha
     if not _holds(turn, [passage.context for passage in retrieved]):
         return None
     answer = turn.answer
-    if recipe.answers == "quoted" and turn.source != "correction" and not answer.tool_calls:
-        answer = replace(answer, content=quoted(answer.content, retrieved))
+    looked_up = answer.tool_calls or turn.conversation[-1].role == "tool"
+    if recipe.answers == "quoted" and turn.source != "correction" and not looked_up:
+        answer = replace(answer, content=in_passages_words(answer.content, retrieved))
     return Example(turn.conversation, tuple(retrieved), answer, kind, turn.tools)
 
 
@@ -157,41 +158,49 @@ def _holds(turn: Turn, known: Sequence[str]) -> bool:
     return numbers(_STEP.sub("", turn.answer.content)) <= numbers(" ".join([*known, *said]))
 
 
-def quoted(answer: str, passages: Sequence[Passage]) -> str:
-    """The answer with each sentence that a passage supports in that passage's own words; steps are told to the end.
+def in_passages_words(answer: str, passages: Sequence[Passage]) -> str:
+    """The answer with each sentence that a passage supports in that passage's own words, steps with all that follow.
 
-    So the log teaches which sentences answer, and the article how they read; what no passage holds stays as it was
-    said. Copying is what a small base learns soonest.
+    So the log teaches which sentences answer, and the article how they read. What no passage holds stays as it was
+    said, as do steps that the answer numbers itself. Copying is what a small base learns soonest.
     """
     joint = "" if language_of(answer) == "zh" else " "
-    said: set[str] = set()
+    told: set[str] = set()
     lines = []
     for line in answer.splitlines():
-        told = dict.fromkeys(each for sentence in sentences(line) for each in _source(sentence, passages))
-        new = [each for each in told if each not in said]
-        said.update(new)
-        if new:
-            item = None if new[0].startswith("\n") else LIST_MARKER.match(line)
-            lines.append((item[0] if item else "") + joint.join(new))
-        elif not told:
-            lines.append("")
-    return re.sub(r"[^\S\n]*\n[^\S\n]*", "\n", re.sub(r"\n\s*\n", "\n\n", "\n".join(lines))).strip()
+        made, at = "", 0
+        for sentence in [] if _STEP.match(line) else sentences(line):
+            source = _source(sentence, passages)
+            if source:
+                begin = line.index(sentence, at)
+                new = [part for part in source if part not in told]
+                told.update(new)
+                made += line[at:begin] + joint.join(new)
+                at = begin + len(sentence)
+        lines.append(made + line[at:])
+    whole = re.sub(r"(?<=\S)[^\S\n]+(?=\s)", "", "\n".join(lines))
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"\n[^\S\n]+(?=\S)(?![-*+•])", "\n", whole)).strip() if told else answer
 
 
 def _source(sentence: str, passages: Sequence[Passage]) -> list[str]:
-    """What of the one passage that supports `sentence` does so together, in order; or `sentence`."""
+    """What of the one passage that supports `sentence` does so together, in order; nothing if none does.
+
+    The label may lend words, as it does to a citation, but at least half as many must stand in the text.
+    """
     best = max(passages, key=lambda passage: overlap(sentence, passage.context))
     if overlap(sentence, best.context) < LEAST_OVERLAP or sentence.endswith(("?", "？")):
-        return [sentence]
-    parts, wanted = _parts(best.text), words(sentence)
+        return []
+    parts, mine = _parts(best.text), words(sentence)
     left, picked = list(parts), [best.label]
-    while overlap(sentence, "\n".join(picked)) < LEAST_OVERLAP or len(picked) == 1:
-        if not left or len(picked) > _QUOTED:
-            return [sentence]
-        nearest = max(left, key=lambda part: len(words(part) & wanted))
+    lacking, held = mine, 0.0
+    while overlap(sentence, "\n".join(picked)) < LEAST_OVERLAP or held < LEAST_OVERLAP / 2:
+        nearest = max(left, key=lambda part: len(words(part) & lacking), default="")
+        if len(picked) > _QUOTED or not words(nearest) & lacking:
+            return []
         picked.append(nearest)
         left.remove(nearest)
-        wanted -= words(nearest)
+        lacking -= words(nearest)
+        held = 1 - len(lacking) / len(mine)
     return [part for part in parts if part in picked[1:]]
 
 

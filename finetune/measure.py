@@ -33,7 +33,7 @@ from retrieval.errors import InputError
 _TOGETHER = 8
 """Rows that are computed at once."""
 _COMPARED = 12
-"""Answers of vLLM and of peft."""
+"""Answers at most that vLLM and peft both give."""
 _ANSWER_TOKENS = 48
 _SECRET_TOKENS = 24
 """Tokens that a completion of a canary may take."""

@@ -47,11 +47,12 @@ def export(encoder: TorchEncoder, name: str, target: Path) -> None:
     size = sum(weights.numel() * 4 for weights in model.parameters())
     for resource, needed, free in (
         ("memory", _MEMORY * size, _free_bytes()),
-        ("disk", _DISK * size, shutil.disk_usage(target.parent).free),
+        (f"disk in {target.parent}", _DISK * size, shutil.disk_usage(target.parent).free),
     ):
         if needed > free:
             raise TooLittleRoom(
-                f"an ONNX export takes {needed / 1e9:.1f} GB of {resource}, {free / 1e9:.1f} GB are free"
+                f"an ONNX export takes {needed / 1e9:.1f} GB of {resource}, {free / 1e9:.1f} GB are free; free some, "
+                f"and it is made at the next start"
             )
     try:
         with new_folder(target) as scratch:

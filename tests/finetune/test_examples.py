@@ -5,7 +5,7 @@ import pytest
 
 from assistant.prompt import Message
 from assistant.redaction import redact
-from finetune.examples import NO_ANSWER, Example, examples, paraphrased, quoted
+from finetune.examples import NO_ANSWER, Example, examples, in_passages_words, paraphrased
 from finetune.recipe import Recipe
 from finetune.turns import Turn
 from retrieval.build import build
@@ -136,14 +136,14 @@ RESERVE = passage("We hold 8% of each settlement. It is released after 120 days.
 
 def test_an_answer_is_learned_in_the_words_of_the_passage_that_supports_it() -> None:
     said = "You see 8% of each settlement that we hold. Please bear with us. Anything else?"
-    assert quoted(said, [passage("A card costs 5 EUR.", "Cards"), RESERVE]) == (
+    assert in_passages_words(said, [passage("A card costs 5 EUR.", "Cards"), RESERVE]) == (
         "We hold 8% of each settlement. Please bear with us. Anything else?"
     )
 
 
 def test_a_sentence_with_the_figures_of_two_takes_both_in_order_and_each_once() -> None:
     said = "After 120 days we release the 8% of each settlement. So the settlement is released after 120 days."
-    assert quoted(said, [RESERVE]) == "We hold 8% of each settlement. It is released after 120 days."
+    assert in_passages_words(said, [RESERVE]) == "We hold 8% of each settlement. It is released after 120 days."
 
 
 def test_steps_are_told_to_the_end_in_a_paragraph_of_their_own() -> None:
@@ -152,36 +152,45 @@ def test_steps_are_told_to_the_end_in_a_paragraph_of_their_own() -> None:
         "Ask for a review.\n\n1. Open Settlement > Reserve.\n2. Tap Review.\n3. Send it.\n\nIt takes 4 days."
     )
     steps = "1. Open Settlement > Reserve.\n2. Tap Review.\n3. Send it."
-    assert quoted("In Settlement open Reserve. It takes 4 days. Anything else?", [held]) == (
+    assert in_passages_words("In Settlement open Reserve. It takes 4 days. Anything else?", [held]) == (
         f"{steps}\n\nIt takes 4 days. Anything else?"
     )
-    assert quoted("Like this:\n1. In Settlement open Reserve.\n2. Tap the Review.", [held]) == f"Like this:\n\n{steps}"
 
 
 @pytest.mark.parametrize(
     ("said", "learned"),
     [
-        ("1. Be patient.\n2. Have tea.", "1. Be patient.\n2. Have tea."),
+        ("1. Be patient.\n2. In Settlement open Reserve.", "1. Be patient.\n2. In Settlement open Reserve."),
+        ("See https://pay.example/help?id=3 for it.  **Note!** Yes.", None),
+        ("  - Tap Save.\n  - Tap Save.", None),
+        ("Sorry, settlements!", None),
         ("So:\n\n- 8% of settlement: we hold that.\n* Be calm.", "So:\n\n- We hold 8% of each settlement.\n* Be calm."),
         ("We hold 8% of settlement.\n\nBe calm. Be kind.", "We hold 8% of each settlement.\n\nBe calm. Be kind."),
-        ("-5% is what you lose.", "-5% is what you lose."),
-        ("1、等一等。", "1、等一等。"),
+        ("We hold 8% of settlement. See pay.example/a?b=3.", "We hold 8% of each settlement. See pay.example/a?b=3."),
+        ("-5% is what you lose.", None),
     ],
 )
-def test_lists_and_paragraphs_keep_their_form(said: str, learned: str) -> None:
-    assert quoted(said, [RESERVE]) == learned
+def test_lists_links_and_paragraphs_keep_their_form(said: str, learned: str | None) -> None:
+    assert in_passages_words(said, [RESERVE]) == (learned or said)
+
+
+def test_what_a_tool_told_stays_as_it_was_said(index: Index) -> None:
+    asked = Message("user", ASKED), Message("assistant", "", (CALL,)), Message("tool", "90", tool_call_id="c1")
+    said = "Within 90 days you request a refund."
+    (example,) = made(index, Turn(asked, Message("assistant", said), "logs.jsonl:1"))
+    assert example.answer.content == said
 
 
 def test_chinese_sentences_stand_without_a_space_between() -> None:
     held = passage("每笔结算预留 8%。预留款在 120 天后释放。", "结算预留款")
-    assert quoted("每笔结算会预留 8%。预留款 120 天后释放。还有什么可以帮您？", [held]) == (
+    assert in_passages_words("每笔结算会预留 8%。预留款 120 天后释放。还有什么可以帮您？", [held]) == (
         "每笔结算预留 8%。预留款在 120 天后释放。还有什么可以帮您？"
     )
 
 
 def test_what_no_single_passage_supports_stays_as_it_was_said() -> None:
     said = "We hold 9% of each settlement. Do we hold 8% of each settlement?"
-    assert quoted(said, [RESERVE, passage("A card costs 9% at most.", "Cards")]) == said
+    assert in_passages_words(said, [RESERVE, passage("A card costs 9% at most.", "Cards")]) == said
 
 
 @pytest.mark.parametrize("answers", ["quoted", "logged"])
