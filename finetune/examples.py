@@ -175,11 +175,10 @@ def in_passages_words(answer: str, passages: Sequence[Passage]) -> str:
                 begin = line.index(sentence, at)
                 new = [part for part in source if part not in told]
                 told.update(new)
-                made += line[at:begin] + joint.join(new)
+                made += line[at:begin] + joint.join(new) if new else line[at:begin].rstrip()
                 at = begin + len(sentence)
-        lines.append(made + line[at:])
-    whole = re.sub(r"(?<=\S)[^\S\n]+(?=\s)", "", "\n".join(lines))
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"\n[^\S\n]+(?=\S)(?![-*+•])", "\n", whole)).strip() if told else answer
+        lines.append((made + line[at:]).replace(" \n", "\n").replace("\n ", "\n"))  # only steps bring line ends
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() if told else answer
 
 
 def _source(sentence: str, passages: Sequence[Passage]) -> list[str]:
