@@ -2,16 +2,15 @@
 
 transformers keeps packed rows apart by a mask over all pairs of positions, most of which is computed for nothing, as is
 the future half of each row. Here a model is given an attention function that takes one row after the other, and of
-each row what comes before; it is registered with transformers under `NAME`.
+each row what comes before, also where that stands in an earlier row; it is registered with transformers under `NAME`.
 """
 
 import contextlib
 import heapq
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from finetune.rows import Row, packed, token_losses
+from finetune.rows import Part, Row, packed, token_losses
 
 NAME = "each_row_alone"
 _QUERIES = 128
@@ -87,10 +86,11 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    row_ends: Sequence[int] = (),
+    row_parts: Sequence[Sequence[Part]] = (),
     **others: Any,
 ) -> tuple[Any, None]:
-    """Causal attention within rows that end before the positions `row_ends`; without them all is one row.
+    """Causal attention within rows that stand at `row_parts`, the last part of each its own, those before it shared
+    with rows before; without them all is one row.
 
     As transformers calls it: `query` is `(1, heads, tokens, size)`, `key` `(1, key heads, tokens, size)`, `value` the
     same or of another size, the result `(1, tokens, heads, size of a value)`.
@@ -101,46 +101,49 @@ def attend(
     import torch
 
     tokens = query.shape[2]
-    ends = tuple(row_ends) or (tokens,)
+    row_parts = row_parts or (((0, tokens),),)
     bent = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
-    if attention_mask is not None or bent or (len(query), key.shape[2], ends[-1]) != (1, tokens, tokens):
+    if attention_mask is not None or bent or (len(query), key.shape[2], row_parts[-1][-1][1]) != (1, tokens, tokens):
         raise _Unfit
     window = sliding_window or tokens
     scale = scaling or query.shape[-1] ** -0.5
     kernel = _fused if query.is_cuda else _in_blocks
-    rows = [
-        kernel(query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], window, scale, dropout)
-        for start, end in itertools.pairwise((0, *ends))
-    ]
+    rows = []
+    for parts in row_parts:
+        own = query[:, :, slice(*parts[-1])]
+        keys, values = (torch.cat([each[:, :, slice(*part)] for part in parts], dim=2) for each in (key, value))
+        rows.append(kernel(own, keys, values, window, scale, dropout))
     return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
 
 
 def _in_blocks(query: Any, key: Any, value: Any, window: int, scale: float, dropout: float) -> Any:
-    """One row, a block of queries at a time against the keys they see: twice as fast as PyTorch's own on a CPU."""
+    """The end of a row, a block of queries at a time against the keys they see: twice as fast as PyTorch's on a CPU."""
     import torch
 
     heads, tokens, size = query.shape[1:]
-    groups = key.shape[1]  # of heads that share keys and values
+    groups, before = key.shape[1], key.shape[2] - tokens  # groups of heads share keys and values
     query = query * scale
     made = []
     for start in range(0, tokens, _QUERIES):
         end = min(start + _QUERIES, tokens)
-        first = max(0, start - window + 1)
-        keys, values = key[0, :, first:end], value[0, :, first:end]
+        first, last = max(0, before + start - window + 1), before + end
+        keys, values = key[0, :, first:last], value[0, :, first:last]
         asked = query[0, :, start:end].reshape(groups, -1, size)
-        scores = torch.bmm(asked, keys.transpose(1, 2)).view(groups, -1, end - start, end - first)
-        scores = scores.masked_fill(_hidden(start, end, first, window, query.device), float("-inf"))
+        scores = torch.bmm(asked, keys.transpose(1, 2)).view(groups, -1, end - start, last - first)
+        scores = scores.masked_fill(_hidden(before + start, last, first, window, query.device), float("-inf"))
         chances = torch.nn.functional.dropout(torch.softmax(scores, dim=-1), dropout)
-        made.append(torch.bmm(chances.view(groups, -1, end - first), values).view(heads, end - start, -1))
+        made.append(torch.bmm(chances.view(groups, -1, last - first), values).view(heads, end - start, -1))
     return torch.cat(made, dim=1)[None]
 
 
 def _fused(query: Any, key: Any, value: Any, window: int, scale: float, dropout: float) -> Any:
-    """One row, by the kernel that PyTorch chooses; with a mask, grouped heads would keep it from the fast ones."""
+    """The end of a row, by the kernel that PyTorch chooses; with a mask, grouped heads would keep it from fast ones."""
     import torch
 
     heads, tokens, size = query.shape[1:]
-    seen = None if window >= tokens else ~_hidden(0, tokens, 0, window, query.device)
+    all_tokens = key.shape[2]
+    whole = tokens == all_tokens <= window
+    seen = None if whole else ~_hidden(all_tokens - tokens, all_tokens, 0, window, query.device)
     grouped = seen is None and size == value.shape[-1] <= 256
     if not grouped:
         key, value = (each.repeat_interleave(heads // each.shape[1], dim=1) for each in (key, value))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.redaction import redact
-from finetune import general_set
+from finetune import general_set, reading_set
 from finetune.canaries import canaries
 from finetune.cleaning import bursts, duplicates, learnable, quality, split, topics
 from finetune.cleaning.split import HeldOut
@@ -149,6 +149,8 @@ def prepare(
     learned = list(logged)
     if recipe.paraphrases:
         learned += paraphrased(logged, recipe.seed)
+    if index:
+        learned += _reading(len(learned), recipe, languages, passages, [*validated_on, *held_out])
     learned += _general(len(learned), recipe, languages)
     if logged:
         learned += canaries(recipe.canaries, recipe.seed, tuple(languages))
@@ -308,6 +310,17 @@ def _examples(
     made = list(examples(turns, index, recipe, passages))
     counts.update(f"turns: {example.kind}" if example else "turns: figures that no article holds" for example in made)
     return [example for example in made if example]
+
+
+def _reading(
+    others: int, recipe: Recipe, languages: Sequence[str], passages: int, held_out: Sequence[HeldOut]
+) -> list[Example]:
+    """Questions on other trades' articles, at most as many as there are, and none that is held out."""
+    wanted = round(others * recipe.reading_share / (1 - recipe.reading_share))
+    made = reading_set.reading(languages, wanted, passages, recipe.distractors_share, recipe.seed)
+    turns = [Turn(example.conversation, example.answer, example.passages[0].path) for example in made]
+    repeated = {leak.turn for leak in split.leaks(turns, held_out)}
+    return [example for i, example in enumerate(made) if i not in repeated]
 
 
 def _general(others: int, recipe: Recipe, languages: Sequence[str]) -> list[Example]:

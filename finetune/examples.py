@@ -52,8 +52,8 @@ class Example:
     answer: Message
     kind: str
     """`retrieved`, `inserted` (the supporting passage was not retrieved and was put in), `distractors`,
-    `none`, `bare` (trained without an index); and, both asked without the prompt, `general` (no support question) or
-    `canary` (a made-up secret, to measure memorising)."""
+    `none`, `bare` (trained without an index), `reading` (of another trade); and, both asked without the prompt,
+    `general` (no support question) or `canary` (a made-up secret, to measure memorising)."""
     tools: tuple[Mapping[str, Any], ...] = ()
 
     def messages(self) -> list[Message]:

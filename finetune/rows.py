@@ -1,10 +1,10 @@
 """Examples as rows of token ids, and rows as batches that a model takes.
 
-Only answers are learned, so only their positions are scored. Rows are packed into one sequence without padding, whose
-position ids start anew at each row; `attention.py` keeps them apart.
+Only answers are learned, so only their positions are scored. Rows are packed into one sequence without padding. What a
+row shares with an earlier one from its start, as questions on the same passages do, stands there once: position ids go
+on from it, and `attention.py` shows each row what is its own.
 """
 
-import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +22,10 @@ class Row(TypedDict):
     """Ids at the end that are learned."""
     kind: str
     """Of its example."""
+
+
+Part = tuple[int, int]
+"""Of a sequence: its first position and the one past its last."""
 
 
 class Batch(NamedTuple):
@@ -86,29 +90,79 @@ def _call(tokenizer: Any, example: Example, asked: list[int]) -> list[int]:
     return written[len(asked) : written.index(stop, len(asked)) + 1]
 
 
-def batches(rows: int, size: int, count: int, seed: int) -> Iterator[list[int]]:
-    """`count` batches of positions among `rows`, reshuffled every epoch."""
+def bundles(rows: Sequence[Row], max_tokens: int) -> list[range]:
+    """The positions of rows that are computed together: neighbours that share most of their ids with the first.
+
+    Together they are no longer than `max_tokens`, what they share counted once; with 0 each row is its own.
+    """
+    found: list[range] = []
+    first: list[int] = []
+    tokens = 0
+    for i, row in enumerate(rows):
+        ids = row["ids"]
+        shared = _shared(first, ids)
+        tokens += len(ids) - shared
+        if found and shared > max(len(first), len(ids)) / 2 and tokens <= max_tokens:
+            found[-1] = range(found[-1].start, i + 1)
+        else:
+            found.append(range(i, i + 1))
+            first, tokens = ids, len(ids)
+    return found
+
+
+def batches(bundles: int, size: int, count: int, seed: int) -> Iterator[list[int]]:
+    """`count` batches of positions among `bundles`, reshuffled every epoch."""
     chance = random.Random(seed)
     given = 0
     while given < count:
-        order = chance.sample(range(rows), rows)
-        found = [order[start : start + size] for start in range(0, rows, size)]
+        order = chance.sample(range(bundles), bundles)
+        found = [order[start : start + size] for start in range(0, bundles, size)]
         yield from found[: count - given]
         given += len(found)
 
 
 def packed(rows: Sequence[Row], device: str) -> Batch:
-    """Rows one after the other, `(1, all tokens)`, without an attention mask."""
+    """Rows one after the other, `(1, all tokens)`, without an attention mask; what they share from their start once."""
     import torch
 
-    ids = torch.tensor([[token for row in rows for token in row["ids"]]], device=device)
-    positions = torch.tensor([[position for row in rows for position in range(len(row["ids"]))]], device=device)
-    ends = tuple(itertools.accumulate(len(row["ids"]) for row in rows))
-    learned = [at for row, end in zip(rows, ends, strict=True) for at in range(end - row["answer"], end)]
+    ids: list[int] = []
+    positions: list[int] = []
+    parts: list[tuple[Part, ...]] = []
+    learned: list[int] = []
+    for i, row in enumerate(rows):
+        # The last id of a prompt is its row's own, since it foretells the first of the answer.
+        most = len(row["ids"]) - row["answer"] - 1
+        shared, like = max(((min(_shared(rows[j]["ids"], row["ids"]), most), -j) for j in range(i)), default=(0, 0))
+        if device == "cuda" and shared <= most / 2:  # less is not worth the mask, which keeps from fast kernels
+            shared = 0
+        own = (len(ids), len(ids) + len(row["ids"]) - shared)
+        ids += row["ids"][shared:]
+        positions += range(shared, len(row["ids"]))
+        parts.append((*_first(parts[-like], shared), own) if shared else (own,))
+        learned += range(own[1] - row["answer"], own[1])
     # From the end, since some kinds of adapter put learned positions before the first.
-    scored = torch.tensor(learned, device=device) - 1 - ends[-1]
-    inputs = {"input_ids": ids, "position_ids": positions, "logits_to_keep": scored}
-    return Batch(inputs | ({"row_ends": ends} if len(rows) > 1 else {}), ids[0, learned])
+    scored = torch.tensor(learned, device=device) - 1 - len(ids)
+    sequence = torch.tensor([ids], device=device)
+    inputs = {
+        "input_ids": sequence,
+        "position_ids": torch.tensor([positions], device=device),
+        "logits_to_keep": scored,
+    }
+    return Batch(inputs | ({"row_parts": tuple(parts)} if len(rows) > 1 else {}), sequence[0, learned])
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many ids two rows have in common from their start."""
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
+
+
+def _first(parts: Sequence[Part], count: int) -> Iterator[Part]:
+    """The parts that hold the first `count` ids of a row."""
+    for start, end in parts:
+        if count > 0:
+            yield start, min(end, start + count)
+        count -= end - start
 
 
 def token_losses(model: Any, batch: Batch, device: str) -> Any:

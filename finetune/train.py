@@ -27,7 +27,7 @@ from finetune.adapter import attach, save, unservable
 from finetune.attention import packing
 from finetune.checkpoints import Progress, mean_loss
 from finetune.recipe import Recipe
-from finetune.rows import Row, batches, packed, token_losses
+from finetune.rows import Row, batches, bundles, packed, token_losses
 from retrieval.errors import InputError, SupportError
 from retrieval.files import storage_errors, write_text
 
@@ -191,6 +191,7 @@ class _Run:
 
         self.model = model
         self.training = training
+        self.bundles = bundles(training, recipe.max_tokens if packs else 0)
         self.validation = list(validation)
         self.tokens = [row["answer"] for row in self.validation]
         self.recipe = recipe
@@ -204,7 +205,7 @@ class _Run:
         self.parallel = model
         if accelerator.num_processes > 1:
             self.parallel = torch.nn.parallel.DistributedDataParallel(model)
-        steps = max(1, math.ceil(len(training) * recipe.epochs / recipe.batch_size))
+        steps = max(1, math.ceil(len(self.bundles) * recipe.epochs / recipe.batch_size))
         self.steps = min(steps, recipe.max_steps or steps)
         self.budget_s = recipe.minutes * 60 if recipe.minutes else math.inf
         self.lowest = math.inf
@@ -221,7 +222,7 @@ class _Run:
             progress = Progress(before=before, micro_batch=self.recipe.micro_batch)
         self.model.train()
         kept_at = time.monotonic()
-        order = batches(len(self.training), self.recipe.batch_size, self.steps, self.recipe.seed)
+        order = batches(len(self.bundles), self.recipe.batch_size, self.steps, self.recipe.seed)
         for _ in range(progress.step):
             next(order)
         ended = self._ended(progress)
@@ -230,7 +231,8 @@ class _Run:
         ) as bar:
             while not ended:
                 started = time.monotonic()
-                progress, loss = self._step([self.training[i] for i in next(order)], progress)
+                batch = [[self.training[row] for row in self.bundles[i]] for i in next(order)]
+                progress, loss = self._step(batch, progress)
                 progress = replace(progress, seconds=progress.seconds + time.monotonic() - started)
                 self._show(bar, progress, loss)
                 done = self._done(progress)
@@ -271,14 +273,14 @@ class _Run:
             seconds = float(self.accelerator.reduce(torch.tensor(seconds, device=self.accelerator.device), "mean"))
         return max(progress.step / self.steps, seconds / self.budget_s)
 
-    def _step(self, rows: list[Row], progress: Progress) -> tuple[Progress, float]:
-        """One optimiser step over a batch, and the batch's mean loss per answer token."""
+    def _step(self, batch: list[list[Row]], progress: Progress) -> tuple[Progress, float]:
+        """One optimiser step over a batch of bundles, and its mean loss per answer token."""
         import torch
 
         rate = self.recipe.learning_rate * self._factor(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss, micro_batch = self._gradients(rows, progress.micro_batch)
+        loss, micro_batch = self._gradients(batch, progress.micro_batch)
         self._check_finite(loss, progress.step + 1)
         self._check_not_guessing(loss, progress.step + 1)
         torch.nn.utils.clip_grad_norm_(self.parameters, _GRADIENT_NORM)
@@ -287,7 +289,7 @@ class _Run:
         progress = replace(
             progress,
             step=progress.step + 1,
-            tokens=progress.tokens + sum(len(row["ids"]) for row in rows),
+            tokens=progress.tokens + sum(len(row["ids"]) for bundle in batch for row in bundle),
             micro_batch=micro_batch,
         )
         self.accelerator.log({"loss/train": loss, "learning_rate": rate}, step=progress.step)
@@ -309,23 +311,23 @@ class _Run:
         warm = max((progress.step + 1) / (share * self.steps), done / share)
         return min(1.0, warm, fall[self.recipe.schedule])
 
-    def _gradients(self, rows: list[Row], micro_batch: int) -> tuple[float, int]:
-        """Gradients of a batch's mean loss per answer token, that loss, and how many examples fit at once."""
+    def _gradients(self, batch: list[list[Row]], micro_batch: int) -> tuple[float, int]:
+        """Gradients of a batch's mean loss per answer token, that loss, and how many bundles fit at once."""
         import torch
 
         world, mine = self.accelerator.num_processes, self.accelerator.process_index
-        labelled = sum(row["answer"] for row in rows)
-        share = rows[mine::world]
+        labelled = sum(row["answer"] for bundle in batch for row in bundle)
+        share = batch[mine::world]
         while True:
             try:
                 total = torch.zeros((), device=self.accelerator.device)
-                parts = list(self._parts(share or rows[:1], micro_batch))
+                parts = list(self._parts(share or batch[:1], micro_batch))
                 for i, part in enumerate(parts):
                     last = i == len(parts) - 1
                     with contextlib.nullcontext() if last or world == 1 else self.parallel.no_sync():
                         loss = token_losses(self.parallel, part, self.device).sum() / labelled
                         if not share:
-                            loss = loss * 0  # more processes than rows: take part in the exchange, add nothing
+                            loss = loss * 0  # more processes than bundles: take part in the exchange, add nothing
                         (loss * world).backward()  # which averages over processes
                         total += loss.detach()
                 return float(self.accelerator.reduce(total, "sum")), micro_batch
@@ -336,11 +338,11 @@ class _Run:
                 micro_batch //= 2
                 self.say(f"memory ran out: now {micro_batch} examples at once, in batches of the same size")
 
-    def _parts(self, rows: Sequence[Row], micro_batch: int) -> Iterator[Any]:
+    def _parts(self, bundles: Sequence[Sequence[Row]], micro_batch: int) -> Iterator[Any]:
         """The batches that are computed at once."""
         at_once = micro_batch if self.packs else 1
-        for start in range(0, len(rows), at_once):
-            yield packed(rows[start : start + at_once], self.device)
+        for start in range(0, len(bundles), at_once):
+            yield packed(list(itertools.chain.from_iterable(bundles[start : start + at_once])), self.device)
 
     def validate(self, micro_batch: int) -> list[float]:
         """The loss of each held-out answer, in nats."""
@@ -348,7 +350,7 @@ class _Run:
 
         self.model.eval()
         with torch.no_grad():
-            parts = self._parts(self.validation, micro_batch)
+            parts = self._parts([[row] for row in self.validation], micro_batch)
             shown = tqdm(parts, desc="validating", leave=False, disable=not self._first or not self.validation)
             losses = [loss for part in shown for loss in token_losses(self.model, part, self.device).tolist()]
         ends = list(itertools.accumulate(self.tokens))

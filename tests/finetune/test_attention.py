@@ -11,6 +11,11 @@ from finetune.rows import Row, packed, token_losses
 
 LENGTHS = (5, 9, 300)
 ROWS = [Row(ids=[(7 * i + n) % 500 for i in range(length)], answer=4, kind="bare") for n, length in enumerate(LENGTHS)]
+LIKE = [
+    Row(ids=ROWS[2]["ids"][:shared] + [(3 * i + n) % 500 for i in range(length)], answer=4, kind="reading")
+    for n, (shared, length) in enumerate([(280, 9), (20, 150), (280, 30), (5, 6)])
+]
+"""They share starts of different lengths with the last of `ROWS`, and with one another."""
 WINDOW = 16
 SMALL = {
     "vocab_size": 512,
@@ -71,6 +76,21 @@ def test_packed_rows_have_the_losses_and_gradients_that_they_have_alone(kind: st
     assert math.isclose(together.norm(), apart.norm(), rel_tol=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_share_their_start_have_the_losses_and_gradients_that_they_have_alone(kind: str) -> None:
+    import torch
+
+    model, rows = small(kind), [*ROWS, *LIKE]
+    alone, apart = [loss for row in rows for loss in losses(model, [row])], gradient(model, *([row] for row in rows))
+    assert packed(rows, "cpu").inputs["input_ids"].shape[1] < sum(len(row["ids"]) for row in rows) - 500
+    with packing(model, ROWS, "cpu") as packs:
+        assert packs
+        assert losses(model, rows) == pytest.approx(alone, rel=1e-4)
+        together = gradient(model, rows)
+    assert torch.nn.functional.cosine_similarity(together, apart, dim=0) > 0.99999
+    assert math.isclose(together.norm(), apart.norm(), rel_tol=1e-4)
+
+
 @pytest.mark.parametrize("quantize", ["none", "nf4"])
 def test_rows_are_packed_for_the_embedded_base(smollm: Path, quantize: str) -> None:
     """In bf16 a token's loss is some tenths of a nat off already, which is no reason to go without."""
@@ -101,14 +121,15 @@ def test_layers_that_are_computed_twice_to_save_memory_know_their_rows() -> None
         assert torch.allclose(gradient(model, ROWS), kept)
 
 
+@pytest.mark.parametrize("own", [300, 170, 3])
 @pytest.mark.parametrize(("window", "size"), [(7, 16), (130, 16), (300, 16), (300, 24)])
-def test_the_kernel_of_the_gpu_and_that_of_the_cpu_agree(window: int, size: int) -> None:
+def test_the_kernel_of_the_gpu_and_that_of_the_cpu_agree(window: int, size: int, own: int) -> None:
     import torch
 
     torch.manual_seed(7)
     shapes = ((4, 16), (2, 16), (2, size))
     query, key, value = (torch.randn(1, heads, 300, wide, dtype=torch.double) for heads, wide in shapes)
-    given = (query, key, value, window, 0.25, 0.0)
+    given = (query[:, :, -own:], key, value, window, 0.25, 0.0)
     assert torch.allclose(_in_blocks(*given), _fused(*given))
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,20 @@ from finetune.cleaning import topics
 from finetune.cleaning.split import HeldOut, LeakError
 from finetune.dataset import Dataset, answers, dataset, prepare
 from finetune.logs.conversations import BadLine, Conversation
+from finetune.reading_set import reading
 from finetune.recipe import Recipe
 from retrieval.build import build
 from retrieval.index import Index
 
-PLAIN = Recipe(none_share=0, distractors_share=0, answers="logged", general_share=0, canaries=0, validation_most=0)
+PLAIN = Recipe(
+    none_share=0,
+    distractors_share=0,
+    answers="logged",
+    reading_share=0,
+    general_share=0,
+    canaries=0,
+    validation_most=0,
+)
 ARTICLE = "# Refunds\n\nYou can request a refund within 90 days.\n"
 TOLD = "You can request a refund within 90 days."
 QUESTIONS = [
@@ -143,6 +153,18 @@ def test_general_questions_and_canaries_are_mixed_in_by_their_shares(prepared) -
     made = prepared(*map(log, range(16)), recipe=changed(general_share=0.2, canaries=3))
     kinds = list(made.training["kind"])
     assert (kinds.count("retrieved"), kinds.count("general"), kinds.count("canary")) == (16, 4, 3)
+
+
+def test_other_trades_articles_are_mixed_in_by_their_share_but_no_case_and_only_with_an_index(prepared) -> None:
+    recipe = changed(reading_share=0.5)
+    made = prepared(*map(log, range(8)), recipe=recipe)
+    assert Counter(made.training["kind"]) == {"retrieved": 8, "reading": 8}
+    read = reading(["en", "zh"], 8, 1, 0, recipe.seed)
+    case = HeldOut.case("cases.jsonl: 1", read[0].conversation[-1].content)
+    without = prepared(*map(log, range(8)), recipe=recipe, held_out=[case], run="held out")
+    assert Counter(without.training["kind"]) == {"retrieved": 8, "reading": 7}
+    bare = prepared(*map(log, range(8)), recipe=recipe, index=None, run="bare")
+    assert Counter(bare.training["kind"]) == {"bare": 8}
 
 
 def test_paraphrases_double_the_questions(prepared) -> None:

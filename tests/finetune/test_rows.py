@@ -9,7 +9,7 @@ from assistant import prompt
 from assistant.base_models import load_model, load_tokenizer
 from assistant.prompt import Message
 from finetune.examples import Example
-from finetune.rows import Row, batches, packed, token_losses, tokenise
+from finetune.rows import Row, batches, bundles, packed, token_losses, tokenise
 
 EXAMPLE = Example((Message("user", "How long?"),), (), Message("assistant", "It takes 0 days."), "bare")
 CALL = {"id": "c1", "type": "function", "function": {"name": "status", "arguments": '{"order": 7}'}}
@@ -115,6 +115,33 @@ def test_rows_are_packed_without_padding_and_only_answers_are_scored() -> None:
     inputs, labels = packed([SHORT, LONG], "cpu")
     assert inputs["input_ids"].tolist() == [SHORT["ids"] + LONG["ids"]]
     assert inputs["position_ids"].tolist() == [[*range(5), *range(9)]]
-    assert inputs["row_ends"] == (5, 14)
+    assert inputs["row_parts"] == (((0, 5),), ((5, 14),))
     assert labels.tolist() == [14, 15, 26, 27, 28, 29]
     assert [inputs["input_ids"][0, at].item() for at in inputs["logits_to_keep"]] == [13, 14, 25, 26, 27, 28]
+
+
+def test_what_a_row_shares_with_an_earlier_one_from_its_start_stands_there_once() -> None:
+    rows = [
+        Row(ids=ids, answer=2, kind="reading") for ids in ([1, 2, 3, 4, 5, 6], [1, 2, 3, 7, 8, 9], [1, 2, 3, 7, 8, 4])
+    ]
+    inputs, labels = packed(rows, "cpu")
+    assert inputs["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9, 7, 8, 4]]
+    assert inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 3, 4, 5, 3, 4, 5]]
+    assert inputs["row_parts"] == (((0, 6),), ((0, 3), (6, 9)), ((0, 3), (9, 12)))
+    assert labels.tolist() == [5, 6, 8, 9, 8, 4]
+    assert [inputs["input_ids"][0, at].item() for at in inputs["logits_to_keep"]] == [4, 5, 7, 8, 7, 8]
+
+
+def test_a_part_that_is_shared_twice_is_found_where_it_stands_first() -> None:
+    asked = ([1, 2, 3], [1, 2, 4, 5, 6], [1, 2, 4, 5, 7])
+    rows = [Row(ids=[*ids, 8, 9], answer=1, kind="reading") for ids in asked]
+    assert packed(rows, "cpu").inputs["row_parts"] == (((0, 5),), ((0, 2), (5, 10)), ((0, 2), (5, 7), (10, 13)))
+
+
+def test_neighbours_with_the_same_passages_are_a_bundle_no_longer_than_a_row_may_be() -> None:
+    first, second = list(range(100)), list(range(50, 150))
+    rows = [Row(ids=[*ids, n, n], answer=1, kind="reading") for ids in (first, second) for n in range(4)]
+    rows.append(Row(ids=first[:40], answer=1, kind="none"))
+    assert bundles(rows, 1024) == [range(0, 4), range(4, 8), range(8, 9)]
+    assert bundles(rows, 106) == [range(0, 3), range(3, 4), range(4, 7), range(7, 8), range(8, 9)]
+    assert bundles([], 1024) == []

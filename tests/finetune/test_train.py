@@ -189,7 +189,7 @@ def test_memory_that_runs_out_halves_what_is_computed_at_once_and_changes_no_bat
     really = module.token_losses
 
     def narrow(model: object, batch: module.Any, device: str) -> object:
-        rows = len(batch.inputs.get("row_ends", [0]))
+        rows = len(batch.inputs.get("row_parts", [0]))
         most.append(rows)
         if torch.is_grad_enabled() and rows > 1 and len(most) % 2 == 0:  # after a part that has left gradients
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -319,7 +319,8 @@ rows = tokenise(load_tokenizer(base), EXAMPLES[:8], 1024)[0]
 with packing(model, rows, "cpu") as packs:
     assert packs
     run = _Run(model, rows, [], recipe, Path(out).parent, accelerator, packs, print)
-    losses = [run._gradients(rows[:count], 2)[0] for count in (5, 1)]  # uneven shares, and a process without any
+    bundles = [[rows[i] for i in bundle] for bundle in run.bundles]
+    losses = [run._gradients(bundles[:count], 2)[0] for count in (5, 1)]  # uneven shares, and a process without any
 if accelerator.is_main_process:
     gradients = torch.cat([parameter.grad.flatten() for parameter in run.parameters])
     torch.save({"gradients": gradients, "losses": losses, "world": accelerator.num_processes}, out)
