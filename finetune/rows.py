@@ -91,7 +91,7 @@ def _call(tokenizer: Any, example: Example, asked: list[int]) -> list[int]:
 
 
 def bundles(rows: Sequence[Row], max_tokens: int) -> list[range]:
-    """The positions of rows that are computed together: neighbours that share most of their ids with the first.
+    """The positions of rows that are computed together: `reading` ones that share most of their ids with the first.
 
     Together they are no longer than `max_tokens`, what they share counted once; with 0 each row is its own.
     """
@@ -102,7 +102,8 @@ def bundles(rows: Sequence[Row], max_tokens: int) -> list[range]:
         ids = row["ids"]
         shared = _shared(first, ids)
         tokens += len(ids) - shared
-        if found and shared > max(len(first), len(ids)) / 2 and tokens <= max_tokens:
+        alike = row["kind"] == "reading" and shared > max(len(first), len(ids)) / 2
+        if found and alike and tokens <= max_tokens:
             found[-1] = range(found[-1].start, i + 1)
         else:
             found.append(range(i, i + 1))
