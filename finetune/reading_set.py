@@ -1,7 +1,7 @@
 """Help articles of other trades, with customers' questions and the sentences that answer them: to learn to read on.
 
 A company's logs ask about few things, many times each, which a small base learns by heart. Which sentence of a passage
-answers a question that it has not met, it learns from many articles.
+answers a question that it has not met, it may learn from many articles.
 """
 
 import random
