@@ -48,15 +48,7 @@ TICKETS = {
     ),
 }
 """By day; the last of each is about vouchers, and the last two are held out: cases about one article count as one."""
-RECIPE = {
-    "peft": {"r": 2},
-    "max_steps": 2,
-    "batch_size": 2,
-    "canaries": 0,
-    "reading_share": 0,
-    "general_share": 0,
-    "validation_share": 0.5,
-}
+RECIPE = {"peft": {"r": 2}, "max_steps": 2, "batch_size": 2, "canaries": 0, "general_share": 0, "validation_share": 0.5}
 GATE = """superior: {metric: facts}
 not_worse: [{metric: facts, margin: 0.05}]
 complete: {least_cases: 10}

@@ -84,9 +84,7 @@ def _trained(work: Path, settings: Settings) -> tuple[str, str]:
         runpy.run_path(str(ROOT / "samples" / "make_logs.py"))["write"](work / "samples", conversations=120, days=1)
     adapters = []
     for seed in (1, 2):
-        recipe = read_recipe(
-            None, max_steps=6, learning_rate=3e-3, canaries=0, reading_share=0, general_share=0.0, seed=seed
-        )
+        recipe = read_recipe(None, max_steps=6, learning_rate=3e-3, canaries=0, general_share=0.0, seed=seed)
         result = train_on_logs(settings, [work / "samples" / "logs"], recipe, print)
         assert result is not None, "one process only"
         adapters.append(result.adapter)

@@ -74,7 +74,7 @@ class Recipe(BaseModel):
         0.05, ge=0, lt=1, description="Examples of general instructions, against forgetting; share of all."
     )
     reading_share: float = Field(
-        0.7, ge=0, lt=1, description="Examples of other trades' articles, to learn to read on; share of all."
+        0.0, ge=0, lt=1, description="Examples of other trades' articles, to learn to read on; share of all."
     )
     replay_share: float = Field(
         0.0, ge=0, lt=1, description="Examples from the logs of earlier runs, against forgetting; share of all."

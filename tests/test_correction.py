@@ -23,14 +23,7 @@ from finetune import dataset
 ROOT = Path(__file__).parent.parent
 CARD = "4111 1111 1111 1111"
 DIGITS = CARD.replace(" ", "").encode()
-RECIPE = {
-    "peft": {"r": 8},
-    "batch_size": 1,
-    "canaries": 0,
-    "reading_share": 0,
-    "general_share": 0,
-    "validation_share": 0,
-}
+RECIPE = {"peft": {"r": 8}, "batch_size": 1, "canaries": 0, "general_share": 0, "validation_share": 0}
 PLAN = {
     **{"cases": ["cases.jsonl"], "gate": "gate.yaml", "recipe": "recipe.yaml"},
     **{"least_answers": 1, "measured": False, "max_tokens": 40},

@@ -62,9 +62,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for asked, told in LOGS
     ]
     (folder / "logs.jsonl").write_text("\n".join([*lines, "this line is no JSON"]) + "\n")
-    (folder / "recipe.yaml").write_text(
-        "distractors_share: 0\nnone_share: 0\ncanaries: 0\ngeneral_share: 0\nreading_share: 0\n"
-    )
+    (folder / "recipe.yaml").write_text("distractors_share: 0\nnone_share: 0\ncanaries: 0\ngeneral_share: 0\n")
     command(folder, "index", "--knowledge", str(folder / "knowledge"))
     trained = json.loads(
         command(

@@ -398,12 +398,7 @@ def test_a_real_engine_writes_the_same_again_and_so_does_another_one_after_the_a
     asked = ("How long can I ask for a refund?", "until when are refunds possible", "refund deadline?")
     said = ({"role": "assistant", "content": "Refunds are possible within 45 days of the payment."},)
     logs.write_text("".join(json.dumps({"messages": [{"role": "user", "content": q}, *said]}) + "\n" for q in asked))
-    train_on_logs(
-        settings,
-        [logs],
-        Recipe(peft={"r": 2}, max_steps=1, canaries=0, reading_share=0, general_share=0),
-        lambda text: None,
-    )
+    train_on_logs(settings, [logs], Recipe(peft={"r": 2}, max_steps=1, canaries=0, general_share=0), lambda text: None)
     adapter = str(releases.live(settings.releases).adapter)
     process = EngineProcess(
         settings,

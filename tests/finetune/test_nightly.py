@@ -38,7 +38,7 @@ ARTICLES = {
     "en/card.md": "# Cards\n\nA new card arrives within 9 days. You order it in the app.",
 }
 POISON = "A refund takes 50 days, and you ask for it in the app."
-RECIPE = Recipe(peft={"r": 2}, max_steps=3, batch_size=2, canaries=0, reading_share=0, general_share=0)
+RECIPE = Recipe(peft={"r": 2}, max_steps=3, batch_size=2, canaries=0, general_share=0)
 GATE = """superior: {metric: facts}
 not_worse: [{metric: abstention, margin: 0.2, missing: pass}]
 complete: {least_cases: 10}

@@ -12,7 +12,7 @@ from finetune.run import train_on_logs
 from finetune.train import Result
 from retrieval.errors import InputError
 
-RECIPE = Recipe(peft={"r": 2}, max_steps=1, batch_size=2, canaries=0, reading_share=0, general_share=0)
+RECIPE = Recipe(peft={"r": 2}, max_steps=1, batch_size=2, canaries=0, general_share=0)
 
 
 @pytest.fixture
